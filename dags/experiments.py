@@ -1,0 +1,64 @@
+"""One Airflow DAG per experiment file: the passage of one challenger version through its lifecycle.
+
+A file that breaks a rule is left out here and reported by ``broken_experiments.py``.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, TaskGroup, TriggerRule, chain
+
+from understudy.orchestration.catalog import experiments_to_build
+from understudy.orchestration.describe import experiment_dag_arguments, stage_label
+from understudy.orchestration.operators import (
+    GuardOperator,
+    LifecycleOperator,
+    PreregisterOperator,
+    RollBackOperator,
+)
+from understudy.spec import Experiment, Stage
+
+
+def lifecycle(experiment: Experiment) -> None:
+    """From the frozen plan to promotion; whatever fails on the way, nobody stays exposed."""
+    with DAG(**experiment_dag_arguments(experiment)):
+        preregister = PreregisterOperator(task_id="preregister", experiment=experiment.name)
+        check_data = LifecycleOperator(step="check_data")
+        evaluate = LifecycleOperator(
+            step="evaluate", queue="evaluation", execution_timeout=timedelta(hours=2)
+        )
+        shadow = LifecycleOperator(step="shadow", queue="evaluation", execution_timeout=timedelta(hours=2))
+        stages = [exposure(number, stage, experiment) for number, stage in enumerate(experiment.stages, 1)]
+        compare = LifecycleOperator(step="compare")
+        promote = LifecycleOperator(step="promote")
+        promoted = EmptyOperator(task_id="promoted")
+        chain(preregister, check_data, evaluate, shadow, *stages, compare, promote, promoted)
+
+        # `promoted` beside it is a leaf that cannot succeed then, so a run that was rolled back ends as failed.
+        roll_back = RollBackOperator(task_id="roll_back", trigger_rule=TriggerRule.ONE_FAILED)
+        [*stages, compare, promote] >> roll_back
+
+        # A teardown runs whatever happened, and a run that failed stays failed after it. It has no setup on purpose: the
+        # failure of a setup would keep `roll_back` from running, too.
+        report = LifecycleOperator(step="report").as_teardown()
+        [promoted, roll_back] >> report
+
+
+def exposure(number: int, stage: Stage, experiment: Experiment) -> TaskGroup:
+    """One step of the ladder: expose the units, then watch them until the evidence has decided."""
+    with TaskGroup(f"stage_{number}", tooltip=stage_label(stage)) as group:
+        raise_exposure = LifecycleOperator(step="raise_exposure", arguments={"stage": number})
+        guard = GuardOperator(
+            task_id="guard",
+            stage=number,
+            look_every=experiment.look_every,
+            give_up_after=stage.timeout + 10 * experiment.look_every + 60,
+        )
+        raise_exposure >> guard
+    return group
+
+
+for declared in experiments_to_build():
+    lifecycle(declared)

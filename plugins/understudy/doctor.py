@@ -1,0 +1,85 @@
+"""Looks at everything an installation needs and says what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from understudy import gateways
+from understudy.errors import UnderstudyError
+from understudy.lifecycle.session import session
+from understudy.registry import CHAMPION
+from understudy.settings import Settings
+from understudy.spec import load_all
+from understudy.store import exposures, ledger
+
+__all__ = ["Finding", "examine"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    healthy: bool
+    detail: str
+
+
+def examine() -> list[Finding]:
+    """Check everything, in the order in which things depend on each other; nothing stops the rest."""
+    settings = Settings.from_env()
+    looks: list[tuple[str, Callable[[], str]]] = [
+        ("experiments", lambda: f"{len(load_all(settings.experiments))} valid in {settings.experiments}"),
+        ("store", _store),
+        ("ledger", _ledger),
+        ("registry", lambda: _registry(settings)),
+        ("flag document", _publish),
+        *[(f"gateway {url}", _gateway(url)) for url in settings.gateway_urls],
+        ("pseudonym key", lambda: f"{len(settings.pseudonym_key)} characters"),
+    ]
+    return [_finding(what, look) for what, look in looks]
+
+
+def _finding(what: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, True, look())
+    except UnderstudyError as error:
+        return Finding(what, False, str(error))
+
+
+def _store() -> str:
+    with session().store.read() as connection:
+        return f"{len(exposures.every(connection))} models known"
+
+
+def _ledger() -> str:
+    with session().store.read() as connection:
+        broken = ledger.verify(connection)
+    if broken is not None:
+        raise UnderstudyError(
+            f"Entry {broken} does not fit the chain. Restore the store from its backup and compare."
+        )
+    return "chain unbroken"
+
+
+def _registry(settings: Settings) -> str:
+    registry = session().registry
+    found = {item.model: registry.alias(item.model, CHAMPION) for item in load_all(settings.experiments)}
+    return (
+        "; ".join(f"{model}: champion {champion or 'not set'}" for model, champion in found.items())
+        or "no models"
+    )
+
+
+def _publish() -> str:
+    doors = session()
+    exposures.publish_flags(doors.store, doors.settings)
+    return f"published to {doors.settings.flags_path}"
+
+
+def _gateway(url: str) -> Callable[[], str]:
+    def look() -> str:
+        found = gateways.status(url)
+        return f"serves {found['model']} version {found['champion']} at generation {found['generation']}"
+
+    return look

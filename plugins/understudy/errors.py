@@ -1,0 +1,170 @@
+"""Every error a user can meet: one class per cause, each with a stable code.
+
+A message says what happened, the value, the rule and the fix, in that order, so that it can be acted on without
+reading the code. The classes carry no behaviour beyond that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "ArtifactUnloadable",
+    "BadParameter",
+    "ConcurrentRun",
+    "DataMissing",
+    "FlagDocumentError",
+    "GatewayMismatch",
+    "NoPreviousVersion",
+    "NoSuchExperiment",
+    "NoSuchRun",
+    "NoSuchVersion",
+    "SettingMissing",
+    "SpecInvalid",
+    "StaleGeneration",
+    "StepNotPassed",
+    "StoreError",
+    "SuiteInvalid",
+    "UnderstudyError",
+    "Unreachable",
+    "VersionIncompatible",
+]
+
+
+class UnderstudyError(Exception):
+    """Base of every error that Understudy raises on purpose.
+
+    Args:
+        message: What happened, the offending value, the rule and the fix.
+    """
+
+    code = "UNDERSTUDY"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"[{self.code}] {self.message}"
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the error as data, for JSON answers."""
+        return {"code": self.code, "message": self.message}
+
+
+class SettingMissing(UnderstudyError):
+    """An environment variable that has no safe default is not set or not usable."""
+
+    code = "SETTING_MISSING"
+
+
+class SpecInvalid(UnderstudyError):
+    """An experiment file breaks a rule of the spec."""
+
+    code = "SPEC_INVALID"
+
+
+class NoSuchExperiment(UnderstudyError):
+    """The named experiment has no file in the experiments folder."""
+
+    code = "NO_SUCH_EXPERIMENT"
+
+
+class BadParameter(UnderstudyError):
+    """A start parameter is unknown or has a value that cannot be used."""
+
+    code = "BAD_PARAMETER"
+
+
+class NoSuchRun(UnderstudyError):
+    """The store knows no run of that id."""
+
+    code = "NO_SUCH_RUN"
+
+
+class NoSuchVersion(UnderstudyError):
+    """The registry has no such version or alias."""
+
+    code = "NO_SUCH_VERSION"
+
+
+class VersionIncompatible(UnderstudyError):
+    """The challenger cannot take the champion's place: signature, inputs or output differ."""
+
+    code = "VERSION_INCOMPATIBLE"
+
+
+class ArtifactUnloadable(UnderstudyError):
+    """The version's files cannot be loaded as a model."""
+
+    code = "ARTIFACT_UNLOADABLE"
+
+
+class ConcurrentRun(UnderstudyError):
+    """Another run holds the model's lock."""
+
+    code = "CONCURRENT_RUN"
+
+
+class StaleGeneration(UnderstudyError):
+    """A writer tried to change exposure with a generation that is no longer the newest."""
+
+    code = "STALE_GENERATION"
+
+
+class FlagDocumentError(UnderstudyError):
+    """The published flag document is torn, missing or not of the expected shape."""
+
+    code = "FLAG_DOCUMENT"
+
+
+class SuiteInvalid(UnderstudyError):
+    """An expectation suite is missing, empty or names an unknown expectation."""
+
+    code = "SUITE_INVALID"
+
+
+class DataMissing(UnderstudyError):
+    """A dataset or window that a step needs is missing or empty."""
+
+    code = "DATA_MISSING"
+
+
+class Unreachable(UnderstudyError):
+    """A server does not answer. The only kind of error that is worth another try."""
+
+    code = "UNREACHABLE"
+
+
+class GatewayMismatch(UnderstudyError):
+    """A gateway does not serve what was published."""
+
+    code = "GATEWAY_MISMATCH"
+
+
+class NoPreviousVersion(UnderstudyError):
+    """There is no earlier registered version to go back to."""
+
+    code = "NO_PREVIOUS_VERSION"
+
+
+class StoreError(UnderstudyError):
+    """The store is missing, read-only or of another schema version."""
+
+    code = "STORE"
+
+
+class StepNotPassed(UnderstudyError):
+    """A lifecycle step ended without PASS, so the run may not go on.
+
+    Args:
+        step: Name of the step.
+        verdict: The verdict as a plain dict.
+    """
+
+    code = "STEP_NOT_PASSED"
+
+    def __init__(self, step: str, verdict: dict[str, Any]) -> None:
+        super().__init__(f"{step} ended with {verdict['outcome']}: {verdict['sentence']}")
+        self.step = step
+        self.verdict = verdict

@@ -1,0 +1,25 @@
+"""Pseudonyms: the log tells units apart without ever holding their names."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+__all__ = ["PSEUDONYM_BYTES", "pseudonym"]
+
+PSEUDONYM_BYTES = 16
+"""Length of a pseudonym; it is written as twice as many hex digits."""
+
+
+def pseudonym(unit: str, key: bytes) -> str:
+    """Return the pseudonym of a unit: keyed BLAKE2b (RFC 7693), so that nobody without the key can try names.
+
+    Args:
+        unit: Raw value of the randomised unit.
+        key: The installation's secret, of any length.
+
+    Returns:
+        32 hex digits. The same unit and key give the same pseudonym in every process.
+    """
+    # BLAKE2b takes at most 64 key bytes; a longer secret is hashed to that, not cut.
+    short = key if len(key) <= blake2b.MAX_KEY_SIZE else blake2b(key).digest()
+    return blake2b(unit.encode("utf-8", "surrogatepass"), key=short, digest_size=PSEUDONYM_BYTES).hexdigest()

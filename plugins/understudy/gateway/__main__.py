@@ -1,0 +1,100 @@
+"""Starts one gateway process: ``python -m understudy.gateway --model flight-delay --port 5080``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from understudy.errors import UnderstudyError
+from understudy.settings import Settings
+from understudy.spec import load_all
+
+__all__ = ["main"]
+
+_GRACE_SECONDS = 15
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve one model until told to stop.
+
+    Args:
+        arguments: Command line without the program's name; the process's own by default.
+
+    Returns:
+        Exit code: 0 after a clean stop, 2 when the gateway cannot be started as asked.
+    """
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
+    )
+    for name in ("mlflow", "alembic", "httpx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # A serving process does not phone home, and an unreachable registry is asked again by the gateway itself.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    try:
+        _serve(options)
+    except UnderstudyError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from understudy.gateway.config import GatewayConfig, traffic_of
+
+    settings = Settings.from_env()
+    _ = settings.mlflow_uri  # refused here rather than at the first load
+    config = GatewayConfig(
+        model=options.model,
+        traffic=traffic_of(options.model, load_all(settings.experiments)),
+        flags_path=settings.flags_path,
+        events_dir=settings.events_dir,
+        pseudonym_key=settings.pseudonym_key,
+        challenger_timeout=options.challenger_timeout,
+        champion_timeout=options.timeout,
+        max_body_bytes=options.max_body_bytes,
+        mirror_queue=options.mirror_queue,
+    )
+
+    import uvicorn
+
+    from understudy.gateway.app import create_app
+    from understudy.gateway.service import Gateway
+
+    uvicorn.run(
+        create_app(Gateway(config)),
+        host=options.host,
+        port=options.port,
+        access_log=False,
+        log_level="warning",
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m understudy.gateway", description=__doc__)
+    parser.add_argument("--model", required=True, help="registered model name")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=5080)
+    parser.add_argument(
+        "--challenger-timeout", type=_positive, default=2.0, help="seconds until the champion answers"
+    )
+    parser.add_argument("--timeout", type=_positive, default=60.0, help="seconds until a request is given up")
+    parser.add_argument("--max-body-bytes", type=int, default=32 * 1024 * 1024, help="largest accepted body")
+    parser.add_argument("--mirror-queue", type=int, default=256, help="requests that may wait for the mirror")
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be a positive number of seconds")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Reads answers row by row: the number that is logged, the shape that is expected, the values that are refused."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any
+
+__all__ = ["finite", "logged_number", "problem_with", "row_shape"]
+
+
+def logged_number(answer: Any) -> float | None:
+    """Return the number that stands for one row's answer in the log.
+
+    Args:
+        answer: A number, or one or two of them as a list or mapping; of two the second is the positive class.
+
+    Returns:
+        A finite number, or nothing where the answer is no such thing.
+    """
+    if isinstance(answer, dict):
+        answer = list(answer.values())
+    if isinstance(answer, (list, tuple)):
+        if len(answer) not in (1, 2):
+            return None
+        answer = answer[-1]
+    if hasattr(answer, "item"):  # NumPy scalar
+        answer = answer.item()
+    if not isinstance(answer, Real):
+        return None
+    number = float(answer)
+    return number if math.isfinite(number) else None
+
+
+def finite(answer: Any) -> bool:
+    """Return whether no number in an answer is NaN or infinite, and nothing in it is missing."""
+    if isinstance(answer, dict):
+        return all(finite(part) for part in answer.values())
+    if isinstance(answer, (list, tuple)):
+        return all(finite(part) for part in answer)
+    if hasattr(answer, "item"):
+        answer = answer.item()
+    return answer is not None and not (isinstance(answer, float) and not math.isfinite(answer))
+
+
+def row_shape(answer: Any) -> object:
+    """Return what two answers must have in common so that a client can read either."""
+    if isinstance(answer, dict):
+        return ("mapping", frozenset(answer))
+    if isinstance(answer, (list, tuple)):
+        return ("list", len(answer))
+    return "text" if isinstance(answer, str) else "number"
+
+
+def problem_with(answers: Any, rows: int, shape: object) -> str | None:
+    """Return why a challenger's answers cannot be sent, or nothing.
+
+    Args:
+        answers: What it returned, as JSON-safe data.
+        rows: How many rows it was asked about.
+        shape: Shape of the champion's answers, if one is known.
+    """
+    if not isinstance(answers, list) or len(answers) != rows:
+        found = f"{len(answers)} answers" if isinstance(answers, list) else f"a {type(answers).__name__}"
+        return f"WrongShape: {found} for {rows} row(s)"
+    for answer in answers:
+        if not finite(answer):
+            return "NotFinite: an answer is missing, NaN or infinite"
+        if shape is not None and row_shape(answer) != shape:
+            return f"WrongShape: answers are {row_shape(answer)}, the champion's are {shape}"
+    return None

@@ -1,0 +1,146 @@
+"""The loaded versions of one model, taken from MLflow's registry by number and kept while they are needed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlflow import MlflowClient, pyfunc
+from mlflow.utils.proto_json_utils import _get_jsonable_obj
+
+from understudy.gateway.batch import Batch, Rows
+from understudy.gateway.config import TrafficColumns
+from understudy.gateway.redaction import describe
+from understudy.gateway.workers import Workers
+
+__all__ = ["CHAMPION_ALIAS", "LoadedModel", "ModelPool", "Scored"]
+
+CHAMPION_ALIAS = "champion"
+_RETRY_SECONDS = 10.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a version answered.
+
+    Attributes:
+        answers: JSON-safe, normally one item per row.
+        unwrapped: Whether the answer goes out without MLflow's ``predictions`` key.
+    """
+
+    answers: Any
+    unwrapped: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """One version in memory.
+
+    Attributes:
+        version: Its number in the registry.
+        predictor: MLflow's loaded model.
+        schema: Its input schema, if it has a signature.
+        withheld: Columns of a request that it does not get.
+        folder: Its files; they go when the last request that uses it is done.
+    """
+
+    version: str
+    predictor: pyfunc.PyFuncModel
+    schema: Any
+    withheld: frozenset[str]
+    folder: tempfile.TemporaryDirectory[str] = field(repr=False)
+
+    def score(self, batch: Batch, rows: Rows = None) -> Scored:
+        """Score some rows of a request, all in one call of the model.
+
+        Raises:
+            Exception: Whatever the model raises; MLflow's own exception where the rows do not fit its signature.
+        """
+        given = batch.input_for(self.predictor.metadata, self.schema, self.withheld, rows)
+        raw = self.predictor.predict(given.data, params=given.params)
+        return Scored(_get_jsonable_obj(raw, pandas_orient="records"), given.unwrapped)
+
+
+class ModelPool:
+    """Loads versions in a thread of its own and remembers why one could not be loaded.
+
+    Args:
+        model: Registered model name.
+        traffic: Columns of its requests.
+    """
+
+    def __init__(self, model: str, traffic: TrafficColumns) -> None:
+        self._model = model
+        self._traffic = traffic
+        self._workers = Workers("load", threads=2, limit=16)
+        self._loading: dict[str, asyncio.Task[None]] = {}
+        self._loaded: dict[str, LoadedModel] = {}
+        self._failed: dict[str, tuple[str, float]] = {}
+
+    @property
+    def versions(self) -> list[str]:
+        """Versions in memory, in the order they were loaded."""
+        return list(self._loaded)
+
+    def get(self, version: str | None) -> LoadedModel | None:
+        """Return a loaded version, or nothing."""
+        return None if version is None else self._loaded.get(version)
+
+    def failure(self, version: str | None) -> str | None:
+        """Return why a version could not be loaded at the last attempt, or nothing."""
+        failed = None if version is None else self._failed.get(version)
+        return failed[0] if failed else None
+
+    def want(self, version: str) -> None:
+        """Start loading a version, unless it is there, on its way, or has just failed."""
+        if version in self._loaded or version in self._loading:
+            return
+        failed = self._failed.get(version)
+        if failed and time.monotonic() - failed[1] < _RETRY_SECONDS:
+            return
+        self._loading[version] = asyncio.create_task(self._fetch(version))
+
+    def keep_only(self, versions: Collection[str | None]) -> None:
+        """Forget every other version; requests under way keep theirs until they are answered."""
+        self._loaded = {version: loaded for version, loaded in self._loaded.items() if version in versions}
+        self._failed = {version: failed for version, failed in self._failed.items() if version in versions}
+
+    async def champion_alias(self) -> str:
+        """Return the version that the registry's alias ``champion`` names.
+
+        Raises:
+            Exception: The registry does not answer or has no such alias.
+        """
+        return await self._workers.submit(self._read_alias)
+
+    def _read_alias(self) -> str:
+        return str(MlflowClient().get_model_version_by_alias(self._model, CHAMPION_ALIAS).version)
+
+    async def _fetch(self, version: str) -> None:
+        try:
+            self._loaded[version] = await self._workers.submit(lambda: self._load(version))
+            self._failed.pop(version, None)
+            _log.info("loaded %s version %s", self._model, version)
+        except Exception as error:
+            reason = f"Version {version} of {self._model} cannot be loaded: {describe(error, ())}"
+            self._failed[version] = (reason, time.monotonic())
+            _log.warning("%s", reason)
+        finally:
+            del self._loading[version]
+
+    def _load(self, version: str) -> LoadedModel:
+        folder = tempfile.TemporaryDirectory(prefix="understudy-model-")
+        predictor = pyfunc.load_model(f"models:/{self._model}/{version}", dst_path=folder.name)
+        schema = predictor.metadata.get_input_schema()
+        named = set(schema.input_names()) if schema is not None and schema.has_input_names() else set()
+        traffic = self._traffic
+        # A signature may ask for the event's time or for a private column; the unit and the id reach no model.
+        withheld = (traffic.envelope | traffic.private) - named
+        withheld |= {name for name in (traffic.unit, traffic.event_id) if name}
+        return LoadedModel(version, predictor, schema, frozenset(withheld), folder)

@@ -1,0 +1,79 @@
+"""Threads that score and load models, with a bound on what may wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+__all__ = ["TooBusy", "Workers"]
+
+T = TypeVar("T")
+
+
+class TooBusy(Exception):
+    """More work is waiting than may wait."""
+
+
+class Workers:
+    """A few daemon threads. Unlike the standard executor they never keep a process alive: a model may hang for ever.
+
+    Args:
+        name: Name of the threads.
+        threads: How many.
+        limit: Work that may be running or waiting at once.
+    """
+
+    def __init__(self, name: str, threads: int, limit: int) -> None:
+        self._jobs: SimpleQueue[tuple[asyncio.Future[Any], asyncio.AbstractEventLoop, Callable[[], Any]]]
+        self._jobs = SimpleQueue()
+        self._limit = limit
+        self._pending = 0
+        for number in range(threads):
+            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True).start()
+
+    def submit(self, job: Callable[[], T]) -> asyncio.Future[T]:
+        """Run a job in a thread. Call it from the event loop.
+
+        Raises:
+            TooBusy: The limit is reached. Jobs given up by their callers count until a thread has passed them.
+        """
+        if self._pending >= self._limit:
+            raise TooBusy(f"{self._pending} calls are already waiting")
+        self._pending += 1
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._jobs.put((future, loop, job))
+        return future
+
+    def _work(self) -> None:
+        while True:
+            future, loop, job = self._jobs.get()
+            result: Any = None
+            error: BaseException | None = None
+            if not future.cancelled():
+                try:
+                    result = job()
+                except BaseException as raised:  # a model may raise anything, SystemExit too
+                    error = raised
+            try:
+                loop.call_soon_threadsafe(self._settle, future, result, error)
+            except RuntimeError:  # the loop is closed: the process is on its way out
+                return
+            del future, job, result, error
+
+    def _settle(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+        self._pending -= 1
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            # StopIteration and SystemExit cannot travel through a future or would end the loop.
+            future.set_exception(
+                error
+                if isinstance(error, Exception) and not isinstance(error, StopIteration)
+                else RuntimeError(f"{type(error).__name__} was raised")
+            )

@@ -1,0 +1,95 @@
+"""Makes the challenger the champion: in the registry, for every gateway, in the ledger, in this order and fenced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from understudy import gateways
+from understudy.errors import StaleGeneration, UnderstudyError
+from understudy.lifecycle.session import Passage, session
+from understudy.registry import CHALLENGER
+from understudy.store import exposures, ledger, runs
+from understudy.tracking import StepRecord
+from understudy.verdicts import Outcome, Verdict
+
+__all__ = ["promote"]
+
+
+def promote(run_id: str) -> dict[str, Any]:
+    """Promote a run whose comparison passed; safe to run again.
+
+    Raises:
+        StaleGeneration: A rollback overtook the run.
+        UnderstudyError: The comparison did not pass, or the registry or a gateway could not be moved.
+    """
+    passage = session().passage(run_id)
+    doors, run = passage.session, passage.run
+    if run.state is not runs.RunState.PROMOTED:
+        _refuse_without_pass(passage)
+        _claim(passage)
+        doors.registry.make_champion(
+            run.model, run.version, move_stage=passage.experiment.registry.move_stage
+        )
+        try:
+            _seal(passage)
+        except StaleGeneration:
+            # A rollback finished between the claim and here, so the alias set above is wrong again.
+            doors.registry.make_champion(
+                run.model, run.champion, move_stage=passage.experiment.registry.move_stage
+            )
+            raise
+    exposures.publish_flags(doors.store, doors.settings)
+    with doors.store.read() as connection:
+        served = exposures.find(connection, run.model)
+    if served is not None:
+        gateways.wait_until_followed(doors.settings.gateway_urls, served)
+    doors.registry.delete_alias(run.model, CHALLENGER, only_if=run.version)
+    verdict = Verdict(
+        Outcome.PASS,
+        "promoted",
+        f"Version {run.version} of {run.model} is the champion: the registry says so and every gateway serves it. The "
+        f"way back leads to version {run.champion}.",
+        evidence={"champion": run.version, "before": run.champion},
+    )
+    return passage.conclude("promote", verdict, StepRecord(tags={"understudy.champion": run.version}))
+
+
+def _refuse_without_pass(passage: Passage) -> None:
+    compared = passage.previous("compare")
+    if compared is None or not compared.passed:
+        raise UnderstudyError(
+            f"Run {passage.run.run_id} has no comparison that passed, so it is not promoted. Only PASS promotes; look at the "
+            "verdicts of the run."
+        )
+
+
+def _claim(passage: Passage) -> None:
+    """Take the right to promote; a run that is on its way back does not get it."""
+    store, run = passage.session.store, passage.run
+    with store.write() as connection:
+        current = runs.get(connection, run.run_id)
+        if current.state not in (runs.RunState.EXPOSED, runs.RunState.PROMOTING):
+            raise StaleGeneration(
+                f"Run {run.run_id} is {current.state} and cannot be promoted. Start a new run."
+            )
+        runs.set_state(connection, run.run_id, runs.RunState.PROMOTING, store.clock())
+
+
+def _seal(passage: Passage) -> None:
+    """Write the promotion down, unless a rollback overtook it; then the rollback puts the registry right."""
+    store, run = passage.session.store, passage.run
+    with store.write() as connection:
+        now = store.clock()
+        promoted = exposures.promote(connection, run.run_id, at=now)
+        ledger.append(
+            connection,
+            at=now,
+            actor=run.actor,
+            action="champion.promoted",
+            model=run.model,
+            run_id=run.run_id,
+            reason=f"Every stage passed and the comparison passed. {run.reason}".strip(),
+            body={"champion": run.version, "before": run.champion, "generation": promoted.generation},
+        )
+        ending = f"Version {run.version} was promoted over {run.champion}."
+        runs.end(connection, run, runs.RunState.PROMOTED, ending=ending, actor=run.actor, at=now)

@@ -1,0 +1,96 @@
+"""Writes the decision report of a run, keeps it in MLflow, and closes the MLflow run."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jinja2
+
+from understudy.errors import NoSuchRun
+from understudy.lifecycle import charts
+from understudy.lifecycle.session import Passage, session
+from understudy.store import ledger, records, runs
+from understudy.verdicts import Verdict
+
+__all__ = ["exposed_share", "report"]
+
+_STATUS = {runs.RunState.PROMOTED: "FINISHED", runs.RunState.ROLLED_BACK: "KILLED"}
+
+
+def report(run_id: str) -> dict[str, Any]:
+    """Write the report of a run, whatever became of it.
+
+    Returns:
+        ``run_id``, ``state``, ``sentence`` and the address of the MLflow run that carries the report.
+    """
+    try:
+        passage = session().passage(run_id)
+    except NoSuchRun as error:
+        return {
+            "run_id": run_id,
+            "outcome": "none",
+            "sentence": f"There is no run to report on. {error.message}",
+        }
+    doors, run = passage.session, passage.run
+    page = render(passage)
+    answer = {
+        "run_id": run_id,
+        "state": run.state.value,
+        "sentence": run.ending or "The run has not ended yet.",
+        "mlflow_url": "",
+    }
+    if run.mlflow_run_id:
+        doors.tracking.artifacts(run.mlflow_run_id, {"report.html": page})
+        tags = {"understudy.state": run.state.value, "understudy.ending": run.ending or ""}
+        doors.tracking.finish(run.mlflow_run_id, _STATUS.get(run.state, "FAILED"), tags)
+        answer["mlflow_url"] = doors.tracking.url(run.mlflow_run_id)
+    return answer
+
+
+def render(passage: Passage) -> str:
+    """Return the report as one HTML page that needs nothing from elsewhere."""
+    run = passage.run
+    with passage.session.store.read() as connection:
+        recorded = records.verdicts_of(connection, run.run_id)
+        entries = ledger.entries(connection, run_id=run.run_id)
+    looks = [item for item in recorded if item.decision is not None]
+    steps = [item for item in recorded if item.decision is None or item.decision != "HOLD"]
+    compared = next((item.verdict for item in reversed(recorded) if item.step == "compare"), None)
+    forecast = compared.evidence.get("forecast", {}) if compared else {}
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("understudy.lifecycle", "templates"), autoescape=True, trim_blocks=True
+    )
+    environment.filters["clock"] = lambda at: time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
+    return environment.get_template("report.html").render(
+        run=run,
+        experiment=passage.experiment,
+        steps=steps,
+        entries=entries,
+        forecast=forecast,
+        share=exposed_share(looks),
+        looks=len(looks),
+        harm_chart=charts.harm_over_time(looks, passage.experiment.primary.name),
+        forecast_chart=charts.offline_and_online(forecast),
+        tables=_tables(looks),
+    )
+
+
+def exposed_share(looks: list[records.RecordedVerdict]) -> dict[str, float] | None:
+    """Return how many units ever saw the challenger, and their share of all that were seen.
+
+    The log keeps units outside both arms only as requests of the champion, so the share is computed from the planned
+    shares of the stages: challenger units divided by challenger units over their share.
+    """
+    for item in reversed(looks):
+        if item.evidence and item.evidence["quality"]["challenger"]["units"]:
+            stages = item.evidence["quality"]["stages"]
+            seen = float(item.evidence["quality"]["challenger"]["units"])
+            share = max((stage["challenger_share"] or 0.0) for stage in stages)
+            return {"units": seen, "share": share}
+    return None
+
+
+def _tables(looks: list[records.RecordedVerdict]) -> list[Verdict]:
+    """Return the judgements of the last look, one a metric and cohort."""
+    return [part for part in looks[-1].verdict.parts if part.metric] if looks else []

@@ -1,0 +1,63 @@
+"""Reads labelled datasets and scores frames with a loaded model, as the gateway does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.errors import DataMissing, VersionIncompatible
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["probabilities", "read_dataset"]
+
+
+def read_dataset(data: Path, relative: str) -> pd.DataFrame:
+    """Read a Parquet dataset of a spec.
+
+    Raises:
+        DataMissing: It is not there, not Parquet, or has no rows.
+    """
+    import pandas as pd
+
+    path = data / relative
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise DataMissing(
+            f"The dataset {relative} cannot be read from {data} ({type(error).__name__}). The spec's `data` section needs "
+            "a Parquet file there; check UNDERSTUDY_DATA and the path."
+        ) from error
+    if frame.empty:
+        raise DataMissing(
+            f"The dataset {relative} has no rows, and no data never passes. Write it again with rows."
+        )
+    return frame
+
+
+def probabilities(model: Any, frame: pd.DataFrame) -> NDArray[np.float64]:
+    """Score a frame and return the probability of the positive class.
+
+    Args:
+        model: A loaded pyfunc model.
+        frame: One row per request.
+
+    Returns:
+        One number per row.
+
+    Raises:
+        VersionIncompatible: The answer is neither one number per row nor two class probabilities per row.
+    """
+    answer = np.asarray(model.predict(frame), dtype=np.float64)
+    if answer.ndim == 2 and answer.shape[1] in (1, 2):
+        answer = answer[:, -1]
+    if answer.shape != (len(frame),):
+        raise VersionIncompatible(
+            f"The model answered with shape {answer.shape} to {len(frame)} rows. It must answer with one probability, or "
+            "two class probabilities, per row; log it with `pyfunc_predict_fn='predict_proba'`."
+        )
+    return answer

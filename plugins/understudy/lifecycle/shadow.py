@@ -1,0 +1,125 @@
+"""Replays recent requests through both versions before anybody sees the challenger's answers."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.errors import UnderstudyError
+from understudy.lifecycle.check_data import logged_requests
+from understudy.lifecycle.scoring import probabilities
+from understudy.lifecycle.session import Passage, session
+from understudy.spec import Shadow
+from understudy.stats.drift import psi
+from understudy.tracking import StepRecord
+from understudy.verdicts import Outcome, Verdict, worst_of
+
+__all__ = ["shadow"]
+
+_BATCH = 500
+
+log = logging.getLogger(__name__)
+
+
+def shadow(run_id: str) -> dict[str, Any]:
+    """Compare the predictions of both versions on the newest logged requests.
+
+    Raises:
+        StepNotPassed: The challenger fails on requests, or its answers differ too much to be exposed.
+        DataMissing: Nothing is logged.
+    """
+    passage = session().passage(run_id)
+    requests = logged_requests(passage, passage.experiment.shadow.requests)
+    champion, champion_seconds, _ = _replay(passage, passage.run.champion, requests)
+    challenger, challenger_seconds, failed = _replay(passage, passage.run.version, requests)
+    verdict = _judge(passage.experiment.shadow, champion, challenger, failed)
+    drift = psi(champion, challenger)
+    record = StepRecord(
+        metrics={
+            "requests": len(requests),
+            "failed": failed,
+            "mean_score.champion": _mean(champion),
+            "mean_score.challenger": _mean(challenger),
+            "agreement": _agreement(champion, challenger),
+            "latency_ratio": challenger_seconds / max(champion_seconds, 1e-9),
+            **({"score_psi": drift.psi} if drift.psi is not None else {}),
+        },
+        params={"requests": len(requests)},
+        datasets={"requests": requests.drop(columns=["unit"], errors="ignore")},
+    )
+    return passage.conclude("shadow", verdict, record)
+
+
+def _replay(passage: Passage, version: str, requests: Any) -> tuple[NDArray[np.float64], float, int]:
+    """Score the requests in batches; a batch that cannot be scored counts as failed and leaves NaN."""
+    model = passage.session.registry.load(passage.run.model, version)
+    answers = np.full(len(requests), np.nan)
+    seconds = 0.0
+    for start in range(0, len(requests), _BATCH):
+        batch = requests.iloc[start : start + _BATCH]
+        began = time.perf_counter()
+        try:
+            answers[start : start + _BATCH] = probabilities(model, batch)
+        except UnderstudyError:
+            raise
+        # A model may raise anything at all; here that is a measurement, not a fault of the step.
+        except Exception as error:
+            log.warning("Version %s cannot score a batch of requests: %s", version, type(error).__name__)
+        finally:
+            seconds += time.perf_counter() - began
+    return answers, seconds, int((~np.isfinite(answers)).sum())
+
+
+def _judge(
+    rules: Shadow, champion: NDArray[np.float64], challenger: NDArray[np.float64], failed: int
+) -> Verdict:
+    count = len(champion)
+    scored = count - failed
+    agreement, shift = _agreement(champion, challenger), abs(_mean(challenger) - _mean(champion))
+    parts = [
+        _at_most("error_rate", failed / count, rules.max_error_rate, "of the requests could not be scored"),
+        _at_most(
+            "score_shift", shift, rules.max_score_shift, "is the shift of the mean predicted probability"
+        ),
+        _at_most(
+            "disagreement", 1 - agreement, 1 - rules.min_agreement, "of the requests are decided differently"
+        ),
+    ]
+    if count < rules.min_requests or not scored:
+        sentence = f"{scored} requests could be replayed; {rules.min_requests} are needed to decide anything."
+        parts.append(Verdict(Outcome.INCONCLUSIVE, "too_few_requests", sentence))
+    return worst_of(
+        parts,
+        f"On {count:,} recent requests the challenger answered all, agrees with the champion on {agreement:.1%} and shifts "
+        f"the mean probability by {shift:.3f}.",
+    )
+
+
+def _at_most(name: str, value: float, limit: float, what: str) -> Verdict:
+    numbers = {"value": value if np.isfinite(value) else None, "limit": limit}
+    if not np.isfinite(value):
+        return Verdict(Outcome.ERROR, f"{name}_unmeasured", f"{name} could not be measured.", numbers, name)
+    # Shares of counts meet their limit exactly now and then; rounding must not decide that.
+    if value <= limit + 1e-12:
+        return Verdict(
+            Outcome.PASS, f"{name}_tolerated", f"{value:.4g} {what}; {limit:.4g} is tolerated.", numbers, name
+        )
+    return Verdict(
+        Outcome.FAIL, f"{name}_too_high", f"{value:.4g} {what}; only {limit:.4g} is tolerated.", numbers, name
+    )
+
+
+def _agreement(champion: NDArray[np.float64], challenger: NDArray[np.float64]) -> float:
+    both = np.isfinite(champion) & np.isfinite(challenger)
+    return (
+        float(np.mean((champion[both] >= 0.5) == (challenger[both] >= 0.5))) if both.any() else float("nan")
+    )
+
+
+def _mean(answers: NDArray[np.float64]) -> float:
+    finite = answers[np.isfinite(answers)]
+    return float(finite.mean()) if finite.size else float("nan")

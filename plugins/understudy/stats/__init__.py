@@ -1,0 +1,1 @@
+"""Numbers in, numbers out: pure statistics on numpy and ``scipy.special`` only."""

@@ -1,0 +1,121 @@
+"""Opens the store, brings its schema up to date and gives out transactions."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine, make_url
+
+from understudy.errors import StoreError
+from understudy.settings import Settings
+
+__all__ = ["Store"]
+
+_HEAD = "0001"
+_BUSY_SECONDS = 30
+
+
+class Store:
+    """A connection pool with a clock.
+
+    Args:
+        engine: Where the tables are.
+        clock: Source of Unix seconds; tests give their own.
+    """
+
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.time) -> None:
+        self.engine = engine
+        self.clock = clock
+
+    @classmethod
+    def open(cls, settings: Settings, clock: Callable[[], float] = time.time) -> Store:
+        """Open the store of an installation and bring its schema up to date.
+
+        Raises:
+            StoreError: The database cannot be opened, is read-only or belongs to a newer Understudy.
+        """
+        engine = _engine(settings.store_url)
+        try:
+            _migrate(engine, settings.home)
+        except (sa.exc.SQLAlchemyError, OSError) as error:
+            shown = make_url(settings.store_url).render_as_string(hide_password=True)
+            raise StoreError(
+                f"The store {shown} cannot be opened ({error}). It must be a database that this user may write; check "
+                "UNDERSTUDY_STORE_URL and the folder's permissions."
+            ) from error
+        return cls(engine, clock)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Give a transaction that sees one consistent state and changes nothing."""
+        with self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Give a transaction that excludes every other writer until it ends."""
+        with self.engine.connect().execution_options(understudy_write=True) as connection, connection.begin():
+            yield connection
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def _engine(url: str) -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return sa.create_engine(url, pool_pre_ping=True)
+    if parsed.database:
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
+
+    @sa.event.listens_for(engine, "connect")
+    def _configure(raw: object, _record: object) -> None:
+        # The driver would begin transactions on its own and too late; SQLAlchemy's begin event below does it instead.
+        raw.isolation_level = None  # type: ignore[attr-defined]
+        cursor = raw.cursor()  # type: ignore[attr-defined]
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.close()
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("understudy_write")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _migrate(engine: Engine, home: Path) -> None:
+    if _revision(engine) == _HEAD:
+        return
+    from alembic import command
+    from alembic.config import Config
+
+    home.mkdir(parents=True, exist_ok=True)
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    # Several processes start at once; the first one migrates, the others find it done.
+    with (home / "migrate.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = _revision(engine)
+        if found is not None and found > _HEAD:
+            raise StoreError(
+                f"The store has schema {found}, this Understudy knows up to {_HEAD}. A newer version wrote it; use that one."
+            )
+        with engine.connect().execution_options(understudy_write=True) as connection, connection.begin():
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+
+def _revision(engine: Engine) -> str | None:
+    with engine.connect() as connection:
+        if not sa.inspect(connection).has_table("alembic_version"):
+            return None
+        return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()

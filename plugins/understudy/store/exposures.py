@@ -1,0 +1,232 @@
+"""The one true exposure of each model, fenced by generation, and its publication as the flag document.
+
+Every change of what is served is a new generation. A lease renewal keeps the generation, so that readers can tell a
+change from a heartbeat. Publication happens after the commit, from the store's own state, under a file lock: whoever
+publishes last publishes what is true.
+"""
+
+from __future__ import annotations
+
+import fcntl
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from understudy.errors import StaleGeneration, StoreError
+from understudy.exposure import Exposure, publish
+from understudy.settings import Settings
+from understudy.store import ledger, runs, schema
+from understudy.store.database import Store
+
+__all__ = ["adopt", "drop", "every", "find", "promote", "publish_flags", "raise_to", "renew", "set_champion"]
+
+_PUBLISH = "publish_flags"
+
+
+def find(connection: Connection, model: str) -> Exposure | None:
+    """Return a model's exposure, if the store knows the model."""
+    row = connection.execute(sa.select(schema.exposures).where(schema.exposures.c.model == model)).first()
+    return Exposure(**row._mapping) if row else None
+
+
+def every(connection: Connection) -> list[Exposure]:
+    """Return the exposure of every model, by name."""
+    query = sa.select(schema.exposures).order_by(schema.exposures.c.model)
+    return [Exposure(**row._mapping) for row in connection.execute(query)]
+
+
+def adopt(connection: Connection, model: str, champion: str, *, actor: str, at: float) -> Exposure:
+    """Make a model known with its champion, or follow a champion that was moved outside Understudy.
+
+    While a run is on, the champion in the store is the one that counts and nothing is changed.
+    """
+    current = find(connection, model)
+    if current and (current.champion == champion or current.challenger):
+        return current
+    adopted = Exposure(model, generation=current.generation + 1 if current else 1, champion=champion)
+    _save(connection, adopted)
+    ledger.append(
+        connection,
+        at=at,
+        actor=actor,
+        action="champion.adopted",
+        model=model,
+        reason="The registry names this version champion.",
+        body={
+            "champion": champion,
+            "before": current.champion if current else None,
+            "generation": adopted.generation,
+        },
+    )
+    _enqueue(connection, at)
+    return adopted
+
+
+def raise_to(
+    connection: Connection, run_id: str, stage: int, percent: float, lease: float, *, at: float
+) -> Exposure:
+    """Expose a run at a stage of its ladder.
+
+    Args:
+        connection: A write transaction.
+        run_id: The run; it must hold its model's lock and must not be on its way back.
+        stage: Index of the stage, one above the present one, or the present one again.
+        percent: Share of units on the challenger.
+        lease: Seconds until exposure lapses.
+        at: Unix seconds.
+
+    Raises:
+        StaleGeneration: The run may not raise exposure, or skips a stage.
+    """
+    run = runs.get(connection, run_id)
+    current = _known(connection, run.model)
+    if not run.state.may_expose:
+        raise StaleGeneration(
+            f"Run {run_id} is {run.state} and may not raise exposure of {run.model}. A run on its way back stays down; "
+            "start a new run."
+        )
+    if stage not in (run.stage, run.stage + 1) or stage < 1:
+        raise StaleGeneration(
+            f"Run {run_id} is at stage {run.stage} and cannot go to stage {stage}. Stages are taken one by one."
+        )
+    if current.challenger and current.run_id != run_id:
+        raise StaleGeneration(
+            f"Model {run.model} is exposed by run {current.run_id}, not by {run_id}. Only its own run may."
+        )
+    raised = Exposure(
+        run.model, current.generation + 1, run.champion, run.version, run_id, stage, percent, int(at + lease)
+    )
+    _save(connection, raised)
+    if stage != run.stage:
+        runs.enter_stage(connection, run_id, stage, at)
+    ledger.append(
+        connection,
+        at=at,
+        actor="understudy",
+        action="exposure.raised",
+        model=run.model,
+        run_id=run_id,
+        reason=f"Stage {stage}: {percent:g} % of units.",
+        body={
+            "from": current.percent,
+            "to": percent,
+            "generation": raised.generation,
+            "version": run.version,
+        },
+    )
+    _enqueue(connection, at)
+    return raised
+
+
+def renew(connection: Connection, run_id: str, lease: float, *, at: float) -> Exposure | None:
+    """Extend the lease of a run that is exposed; any other run gets nothing.
+
+    Returns:
+        The exposure with its new lease; None when this run is no longer exposed or may not be. A lease that lapsed
+        stays lapsed.
+    """
+    run = runs.get(connection, run_id)
+    current = _known(connection, run.model)
+    if current.run_id != run_id or not current.live(at) or run.state is not runs.RunState.EXPOSED:
+        return None
+    renewed = Exposure(**{**current.__dict__, "lease_expires_at": int(at + lease)})
+    _save(connection, renewed)
+    _enqueue(connection, at)
+    return renewed
+
+
+def drop(connection: Connection, model: str, *, actor: str, reason: str, at: float) -> Exposure:
+    """Send every unit of a model back to the champion; safe to repeat."""
+    current = _known(connection, model)
+    if current.challenger is None:
+        return current
+    dropped = Exposure(model, current.generation + 1, current.champion)
+    _save(connection, dropped)
+    ledger.append(
+        connection,
+        at=at,
+        actor=actor,
+        action="exposure.dropped",
+        model=model,
+        run_id=current.run_id,
+        reason=reason,
+        body={
+            "from": current.percent,
+            "to": 0,
+            "generation": dropped.generation,
+            "version": current.challenger,
+        },
+    )
+    _enqueue(connection, at)
+    return dropped
+
+
+def promote(connection: Connection, run_id: str, *, at: float) -> Exposure:
+    """Make the challenger of a promoting run the champion for everyone.
+
+    Raises:
+        StaleGeneration: The run is no longer promoting: a rollback overtook it.
+    """
+    run = runs.get(connection, run_id)
+    current = _known(connection, run.model)
+    if run.state is not runs.RunState.PROMOTING or current.run_id != run_id:
+        raise StaleGeneration(
+            f"Run {run_id} is {run.state}, so its promotion is void. A rollback overtook it."
+        )
+    promoted = Exposure(run.model, current.generation + 1, run.version)
+    _save(connection, promoted)
+    _enqueue(connection, at)
+    return promoted
+
+
+def set_champion(connection: Connection, model: str, version: str, *, at: float) -> Exposure:
+    """Serve a version to everyone, whatever was served before; safe to repeat."""
+    current = _known(connection, model)
+    if current.champion == version and current.challenger is None:
+        return current
+    changed = Exposure(model, current.generation + 1, version)
+    _save(connection, changed)
+    _enqueue(connection, at)
+    return changed
+
+
+def publish_flags(store: Store, settings: Settings) -> None:
+    """Write the flag document from the store and mark the outbox done; safe to repeat at any time."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with (settings.home / "flags.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with store.read() as connection:
+            exposures = every(connection)
+            newest = connection.execute(sa.select(sa.func.max(schema.outbox.c.id))).scalar()
+        publish(settings.flags_path, exposures)
+    if newest is not None:
+        with store.write() as connection:
+            connection.execute(
+                schema.outbox.update()
+                .where(
+                    schema.outbox.c.id <= newest,
+                    schema.outbox.c.kind == _PUBLISH,
+                    schema.outbox.c.done_at.is_(None),
+                )
+                .values(done_at=store.clock())
+            )
+
+
+def _known(connection: Connection, model: str) -> Exposure:
+    current = find(connection, model)
+    if current is None:
+        raise StoreError(
+            f"The store does not know model {model!r}. Give a version the alias `champion` in MLflow and start a run."
+        )
+    return current
+
+
+def _save(connection: Connection, exposure: Exposure) -> None:
+    values = dict(exposure.__dict__)
+    row = schema.exposures.c.model == exposure.model
+    if not connection.execute(schema.exposures.update().where(row).values(**values)).rowcount:
+        connection.execute(schema.exposures.insert().values(**values))
+
+
+def _enqueue(connection: Connection, at: float) -> None:
+    connection.execute(schema.outbox.insert().values(kind=_PUBLISH, body={}, at=at))

@@ -1,0 +1,127 @@
+"""Verdicts, rollback points and registry starts: what a run leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from understudy.store import schema
+from understudy.verdicts import Verdict
+
+__all__ = [
+    "RecordedVerdict",
+    "accept_starts",
+    "accepted_starts",
+    "record_verdict",
+    "rollback_point",
+    "save_rollback_point",
+    "verdicts_of",
+]
+
+
+@dataclass(frozen=True)
+class RecordedVerdict:
+    """A verdict as it fell, with the evidence it was computed from."""
+
+    run_id: str
+    step: str
+    stage: int
+    decision: str | None
+    verdict: Verdict
+    evidence: Mapping[str, Any] | None
+    at: float
+
+
+def record_verdict(
+    connection: Connection,
+    run_id: str,
+    step: str,
+    verdict: Verdict,
+    *,
+    at: float,
+    stage: int = 0,
+    decision: str | None = None,
+    evidence: Mapping[str, Any] | None = None,
+) -> None:
+    """Keep a verdict; nothing is ever overwritten, a later look is a later row."""
+    connection.execute(
+        schema.verdicts.insert().values(
+            run_id=run_id,
+            step=step,
+            stage=stage,
+            outcome=verdict.outcome.value,
+            decision=decision,
+            body=verdict.to_dict(),
+            evidence=None if evidence is None else dict(evidence),
+            at=at,
+        )
+    )
+
+
+def verdicts_of(
+    connection: Connection, run_id: str, step: str | None = None, newest: int | None = None
+) -> list[RecordedVerdict]:
+    """Return a run's verdicts in the order they fell.
+
+    Args:
+        connection: Any transaction.
+        run_id: The run.
+        step: Only this step's.
+        newest: Only the last so many.
+    """
+    query = sa.select(schema.verdicts).where(schema.verdicts.c.run_id == run_id)
+    if step is not None:
+        query = query.where(schema.verdicts.c.step == step)
+    rows: Sequence[sa.Row[Any]] = connection.execute(
+        query.order_by(schema.verdicts.c.id.desc()).limit(newest)
+    ).all()
+    return [
+        RecordedVerdict(
+            row.run_id, row.step, row.stage, row.decision, Verdict.from_dict(row.body), row.evidence, row.at
+        )
+        for row in reversed(rows)
+    ]
+
+
+def save_rollback_point(
+    connection: Connection,
+    run_id: str,
+    model: str,
+    version: str,
+    manifest: Mapping[str, Any],
+    digest: str,
+    *,
+    at: float,
+) -> None:
+    """Keep a run's rollback point; the first one taken stays."""
+    if rollback_point(connection, run_id) is None:
+        connection.execute(
+            schema.rollback_points.insert().values(
+                run_id=run_id, model=model, version=version, manifest=dict(manifest), digest=digest, at=at
+            )
+        )
+
+
+def rollback_point(connection: Connection, run_id: str) -> Mapping[str, Any] | None:
+    """Return a run's rollback point, if one was taken."""
+    row = connection.execute(
+        sa.select(schema.rollback_points).where(schema.rollback_points.c.run_id == run_id)
+    ).first()
+    return dict(row._mapping) if row else None
+
+
+def accepted_starts(connection: Connection) -> set[str]:
+    """Return the keys ``model:version`` that the registry door has started already."""
+    return set(connection.execute(sa.select(schema.registry_starts.c.key)).scalars())
+
+
+def accept_starts(connection: Connection, keys: Mapping[str, str], *, at: float) -> None:
+    """Note that these keys were started, each with the signal that asked for it; safe to repeat."""
+    known = accepted_starts(connection)
+    for key, signal in sorted(keys.items()):
+        if key not in known:
+            connection.execute(schema.registry_starts.insert().values(key=key, signal=signal, at=at))

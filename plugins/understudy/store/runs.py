@@ -1,0 +1,232 @@
+"""Runs and the model's lock: one run per model, ended runs never come back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from understudy.errors import ConcurrentRun, NoSuchRun
+from understudy.store import ledger, schema
+
+__all__ = [
+    "Run",
+    "RunState",
+    "active",
+    "by_key",
+    "create",
+    "end",
+    "enter_stage",
+    "get",
+    "latest",
+    "set_mlflow_run",
+    "set_state",
+]
+
+
+class RunState(StrEnum):
+    """Where a run stands."""
+
+    PREPARING = "preparing"
+    EXPOSED = "exposed"
+    PROMOTING = "promoting"
+    ROLLING_BACK = "rolling_back"
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled_back"
+    FAILED = "failed"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the run has ended and holds no lock."""
+        return self in (RunState.PROMOTED, RunState.ROLLED_BACK, RunState.FAILED)
+
+    @property
+    def may_expose(self) -> bool:
+        """Whether exposure may still rise: never again once the run is on its way back."""
+        return self in (RunState.PREPARING, RunState.EXPOSED)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One passage of one challenger version through its lifecycle."""
+
+    run_id: str
+    key: str
+    experiment: str
+    model: str
+    version: str
+    champion: str
+    state: RunState
+    stage: int
+    stage_entered_at: float | None
+    spec: Mapping[str, Any]
+    spec_digest: str
+    actor: str
+    reason: str
+    airflow: Mapping[str, Any]
+    mlflow_run_id: str | None
+    ending: str | None
+    created_at: float
+    updated_at: float
+
+
+def create(
+    connection: Connection,
+    *,
+    key: str,
+    spec: Mapping[str, Any],
+    spec_digest: str,
+    version: str,
+    champion: str,
+    actor: str,
+    reason: str,
+    airflow: Mapping[str, Any],
+    at: float,
+) -> Run:
+    """Take the model's lock for a new run and freeze its spec.
+
+    Args:
+        connection: A write transaction.
+        key: Idempotency key of the start; a repeated key must be looked up with :func:`by_key` first.
+        spec: The frozen experiment.
+        spec_digest: Its digest.
+        version: Challenger version.
+        champion: Version in production now.
+        actor: Who started it.
+        reason: Why.
+        airflow: Ids and links of the Airflow run.
+        at: Unix seconds.
+
+    Raises:
+        ConcurrentRun: Another run of this model has not ended.
+    """
+    model, experiment = spec["model"], spec["name"]
+    holder = active(connection, model)
+    if holder:
+        raise ConcurrentRun(
+            f"Model {model} is held by run {holder.run_id} ({holder.state}, stage {holder.stage}). One run per model at "
+            f"a time: wait for it, or end it with the DAG `rollback` or `understudy rollback {model} --reason ...`."
+        )
+    count = connection.execute(
+        sa.select(sa.func.count())
+        .select_from(schema.runs)
+        .where(schema.runs.c.experiment == experiment, schema.runs.c.version == version)
+    ).scalar_one()
+    run_id = f"{experiment}-v{version}-{count + 1}"
+    connection.execute(
+        schema.runs.insert().values(
+            run_id=run_id,
+            key=key,
+            experiment=experiment,
+            model=model,
+            version=version,
+            champion=champion,
+            state=RunState.PREPARING.value,
+            holds=model,
+            stage=0,
+            spec=dict(spec),
+            spec_digest=spec_digest,
+            actor=actor,
+            reason=reason,
+            airflow=dict(airflow),
+            created_at=at,
+            updated_at=at,
+        )
+    )
+    ledger.append(
+        connection,
+        at=at,
+        actor=actor,
+        action="run.started",
+        model=model,
+        run_id=run_id,
+        reason=reason,
+        body={"version": version, "champion": champion, "spec": spec_digest, "key": key},
+    )
+    return get(connection, run_id)
+
+
+def get(connection: Connection, run_id: str) -> Run:
+    """Return a run.
+
+    Raises:
+        NoSuchRun: The store has none of that id.
+    """
+    row = connection.execute(sa.select(schema.runs).where(schema.runs.c.run_id == run_id)).first()
+    if row is None:
+        raise NoSuchRun(f"The store has no run {run_id!r}. `understudy status` lists the runs it knows.")
+    return _run(row)
+
+
+def by_key(connection: Connection, key: str) -> Run | None:
+    """Return the run that was started with a key, if there is one."""
+    row = connection.execute(sa.select(schema.runs).where(schema.runs.c.key == key)).first()
+    return _run(row) if row else None
+
+
+def active(connection: Connection, model: str) -> Run | None:
+    """Return the run that holds a model's lock."""
+    row = connection.execute(sa.select(schema.runs).where(schema.runs.c.holds == model)).first()
+    return _run(row) if row else None
+
+
+def latest(connection: Connection, model: str, limit: int = 20) -> list[Run]:
+    """Return the newest runs of a model, newest first."""
+    query = sa.select(schema.runs).where(schema.runs.c.model == model)
+    newest = query.order_by(schema.runs.c.created_at.desc(), schema.runs.c.run_id.desc()).limit(limit)
+    return [_run(row) for row in connection.execute(newest)]
+
+
+def set_mlflow_run(connection: Connection, run_id: str, mlflow_run_id: str) -> None:
+    """Note which MLflow run records this run."""
+    connection.execute(
+        schema.runs.update().where(schema.runs.c.run_id == run_id).values(mlflow_run_id=mlflow_run_id)
+    )
+
+
+def set_state(connection: Connection, run_id: str, state: RunState, at: float) -> None:
+    """Move a run to a state that is not terminal; an ended run stays as it is."""
+    connection.execute(
+        schema.runs.update()
+        .where(schema.runs.c.run_id == run_id, schema.runs.c.holds.is_not(None))
+        .values(state=state.value, updated_at=at)
+    )
+
+
+def enter_stage(connection: Connection, run_id: str, stage: int, at: float) -> None:
+    """Note that a run entered a stage of its ladder."""
+    connection.execute(
+        schema.runs.update()
+        .where(schema.runs.c.run_id == run_id)
+        .values(state=RunState.EXPOSED.value, stage=stage, stage_entered_at=at, updated_at=at)
+    )
+
+
+def end(connection: Connection, run: Run, state: RunState, *, ending: str, actor: str, at: float) -> None:
+    """End a run and give its lock back; an ended run stays as it is."""
+    done = connection.execute(
+        schema.runs.update()
+        .where(schema.runs.c.run_id == run.run_id, schema.runs.c.holds.is_not(None))
+        .values(state=state.value, holds=None, ending=ending, updated_at=at)
+    )
+    if done.rowcount:
+        ledger.append(
+            connection,
+            at=at,
+            actor=actor,
+            action=f"run.{state.value}",
+            model=run.model,
+            run_id=run.run_id,
+            reason=ending,
+            body={"version": run.version, "stage": run.stage},
+        )
+
+
+def _run(row: sa.Row[Any]) -> Run:
+    fields = dict(row._mapping)
+    del fields["holds"]
+    return Run(**fields | {"state": RunState(fields["state"])})

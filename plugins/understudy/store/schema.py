@@ -1,0 +1,115 @@
+"""The tables of the store. The migrations create them; `tests/store` checks that both agree."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+__all__ = [
+    "exposures",
+    "ledger",
+    "metadata",
+    "outbox",
+    "registry_starts",
+    "rollback_points",
+    "runs",
+    "verdicts",
+]
+
+metadata = sa.MetaData()
+
+runs = sa.Table(
+    "runs",
+    metadata,
+    sa.Column("run_id", sa.String(200), primary_key=True),
+    sa.Column("key", sa.String(400), nullable=False, unique=True),
+    sa.Column("experiment", sa.String(100), nullable=False),
+    sa.Column("model", sa.String(200), nullable=False),
+    sa.Column("version", sa.String(20), nullable=False),
+    sa.Column("champion", sa.String(20), nullable=False),
+    sa.Column("state", sa.String(20), nullable=False),
+    # The model's lock: equal to `model` while the run is active, null afterwards; unique, so that one run holds it.
+    sa.Column("holds", sa.String(200), unique=True),
+    sa.Column("stage", sa.Integer, nullable=False),
+    sa.Column("stage_entered_at", sa.Float),
+    sa.Column("spec", sa.JSON, nullable=False),
+    sa.Column("spec_digest", sa.String(64), nullable=False),
+    sa.Column("actor", sa.String(200), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("airflow", sa.JSON, nullable=False),
+    sa.Column("mlflow_run_id", sa.String(64)),
+    sa.Column("ending", sa.Text),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("updated_at", sa.Float, nullable=False),
+)
+
+exposures = sa.Table(
+    "exposures",
+    metadata,
+    sa.Column("model", sa.String(200), primary_key=True),
+    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("champion", sa.String(20), nullable=False),
+    sa.Column("challenger", sa.String(20)),
+    sa.Column("run_id", sa.String(200)),
+    sa.Column("stage", sa.Integer, nullable=False),
+    sa.Column("percent", sa.Float, nullable=False),
+    sa.Column("lease_expires_at", sa.Integer),
+    sa.Column("mirror", sa.Boolean, nullable=False),
+)
+
+verdicts = sa.Table(
+    "verdicts",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("run_id", sa.String(200), nullable=False, index=True),
+    sa.Column("step", sa.String(40), nullable=False),
+    sa.Column("stage", sa.Integer, nullable=False),
+    sa.Column("outcome", sa.String(20), nullable=False),
+    sa.Column("decision", sa.String(20)),
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.Column("evidence", sa.JSON),
+    sa.Column("at", sa.Float, nullable=False),
+)
+
+rollback_points = sa.Table(
+    "rollback_points",
+    metadata,
+    sa.Column("run_id", sa.String(200), primary_key=True),
+    sa.Column("model", sa.String(200), nullable=False, index=True),
+    sa.Column("version", sa.String(20), nullable=False),
+    sa.Column("manifest", sa.JSON, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
+
+registry_starts = sa.Table(
+    "registry_starts",
+    metadata,
+    sa.Column("key", sa.String(250), primary_key=True),
+    sa.Column("signal", sa.String(20), nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.String(40), nullable=False),
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("done_at", sa.Float),
+)
+
+ledger = sa.Table(
+    "ledger",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("actor", sa.String(200), nullable=False),
+    sa.Column("action", sa.String(60), nullable=False, index=True),
+    sa.Column("model", sa.String(200), index=True),
+    sa.Column("run_id", sa.String(200), index=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.Column("previous", sa.String(64), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False, unique=True),
+)
