@@ -1,9 +1,9 @@
 """Loads the heavy libraries once, in the process that tasks are forked from, so that no task waits for them.
 
-Airflow imports this file in every one of its processes (put this folder on ``PYTHONPATH``). Only two of them are parents
-of tasks: ``airflow scheduler``, whose LocalExecutor forks its workers, and ``airflow celery worker``. Everybody else must
-not pay for it. Which process this is shows in the command line, which is still the one it was started with: Airflow
-renames processes only after its settings are loaded, and a forked child never runs this file again.
+Airflow imports this file in every one of its processes (put this folder on ``PYTHONPATH``). Only two of them are
+parents of tasks: ``airflow scheduler``, whose LocalExecutor forks its workers, and ``airflow celery worker``. Everybody
+else must not pay for it. Which process this is shows in the command line, which is still the one it was started with:
+Airflow renames processes only after its settings are loaded, and a forked child never runs this file again.
 
 Nothing here may start a thread of Python or open a connection, for neither survives the fork. Importing these libraries
 does not, as a test checks; the threads that OpenBLAS and jemalloc keep are made again in the child by those libraries.

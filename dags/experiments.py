@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, TaskGroup, TriggerRule, chain
+from airflow.sdk import DAG, TaskGroup, chain
 
 from understudy.orchestration.catalog import experiments_to_build
 from understudy.orchestration.describe import experiment_dag_arguments, stage_label
@@ -33,17 +32,13 @@ def lifecycle(experiment: Experiment) -> None:
         stages = [exposure(number, stage, experiment) for number, stage in enumerate(experiment.stages, 1)]
         compare = LifecycleOperator(step="compare")
         promote = LifecycleOperator(step="promote")
-        promoted = EmptyOperator(task_id="promoted")
-        chain(preregister, check_data, evaluate, shadow, *stages, compare, promote, promoted)
 
-        # `promoted` beside it is a leaf that cannot succeed then, so a run that was rolled back ends as failed.
-        roll_back = RollBackOperator(task_id="roll_back", trigger_rule=TriggerRule.ONE_FAILED)
-        [*stages, compare, promote] >> roll_back
-
-        # A teardown runs whatever happened, and a run that failed stays failed after it. It has no setup on purpose: the
-        # failure of a setup would keep `roll_back` from running, too.
+        # Teardowns run whatever happened, even after a person marked the whole run as failed, and do not count towards
+        # its state: a run whose `promote` did not succeed ends as failed. They have no setup on purpose, because the
+        # failure of a setup would keep its teardowns from running.
+        roll_back = RollBackOperator(task_id="roll_back", unless_succeeded="promote").as_teardown()
         report = LifecycleOperator(step="report").as_teardown()
-        [promoted, roll_back] >> report
+        chain(preregister, check_data, evaluate, shadow, *stages, compare, promote, roll_back, report)
 
 
 def exposure(number: int, stage: Stage, experiment: Experiment) -> TaskGroup:

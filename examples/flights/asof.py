@@ -13,7 +13,9 @@ import pandas as pd
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-_TIME_BITS = 33  # epoch seconds fit until the year 2242; the group number sits above them in one sortable integer
+_TIME_BITS = (
+    33  # epoch seconds fit until the year 2242; the group number sits above them in one sortable integer
+)
 _TIME_MASK = (1 << _TIME_BITS) - 1
 
 

@@ -20,8 +20,12 @@ NEW_YORK = ZoneInfo("America/New_York")
 FAULT_FROM = int(datetime(2013, 4, 11, tzinfo=NEW_YORK).timestamp())
 """First moment (epoch seconds) at which the serving side reads the feed with the wrong clock."""
 
-OVERDUE_AFTER = 15 * 60  # a flight that has not left 15 minutes after schedule is overdue, and everybody can see it
-WAITED_AFTER = 45 * 60  # how long one flight's wait is followed: the mean delay counts at most 45 minutes a flight
+OVERDUE_AFTER = (
+    15 * 60
+)  # a flight that has not left 15 minutes after schedule is overdue, and everybody can see it
+WAITED_AFTER = (
+    45 * 60
+)  # how long one flight's wait is followed: the mean delay counts at most 45 minutes a flight
 AIRPORT_FLIGHTS = 20
 AIRLINE_FLIGHTS = 6
 LIVE_COLUMNS = ("live_delay", "live_overdue", "live_airline_delay", "live_airline_overdue")
@@ -53,7 +57,10 @@ def live_feed(board: pd.DataFrame, asked_at: Ints) -> pd.DataFrame:
     waited = PastFlights(scheduled_at + WAITED_AFTER, np.clip(delay, -15.0, WAITED_AFTER / 60))
     airport, airline = group_numbers(board["origin"]), group_numbers(board["origin"], board["carrier"])
     columns: dict[str, Floats] = {}
-    for prefix, place, flights in (("live", airport, AIRPORT_FLIGHTS), ("live_airline", airline, AIRLINE_FLIGHTS)):
+    for prefix, place, flights in (
+        ("live", airport, AIRPORT_FLIGHTS),
+        ("live_airline", airline, AIRLINE_FLIGHTS),
+    ):
         for name, seen in (("delay", waited), ("overdue", overdue)):
             events = PastEvents(place, seen.known_at, seen.value)
             columns[f"{prefix}_{name}"] = mean_or_null(*events.latest(place, asked_at, flights))

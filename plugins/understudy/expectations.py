@@ -118,6 +118,7 @@ def check(folder: Path, name: str, frame: pd.DataFrame, on: str) -> CheckResult:
         .get_batch(batch_parameters={"dataframe": frame})
     )
     result = batch.validate(suite, result_format=_RESULT_FORMAT)
+    _make_plain(result)
     parts = tuple(_judge(item, name, on) for item in result.results)
     verdict = worst_of(parts, f"All {len(parts)} expectations of {name} hold on {len(frame):,} rows of {on}.")
     if len(parts) != len(suite.expectations) or frame.empty:
@@ -129,6 +130,14 @@ def check(folder: Path, name: str, frame: pd.DataFrame, on: str) -> CheckResult:
             parts=parts,
         )
     return CheckResult(name, verdict, len(suite.expectations), len(parts), _page(result))
+
+
+def _make_plain(result: Any) -> None:
+    """Turn NumPy scalars into Python numbers; the page renderer of Great Expectations cannot read NumPy 2's."""
+    for item in result.results:
+        values = item.result or {}
+        if hasattr(values.get("observed_value"), "item"):
+            values["observed_value"] = values["observed_value"].item()
 
 
 def _judge(item: Any, suite: str, on: str) -> Verdict:

@@ -115,7 +115,9 @@ def assign(exposure: Exposure, unit: str | None, now: float) -> str:
     if not unit or not exposure.live(now):
         return UNEXPOSED
     challenger, unexposed, _ = weights(exposure.percent)
-    bucket = (mmh3.hash(exposure.model + unit, signed=False) * TOTAL_WEIGHT) >> 32
+    # As bytes: the hash takes the whole process down on a text that is not Unicode, such as a lone surrogate.
+    key = (exposure.model + unit).encode("utf-8", "surrogatepass")
+    bucket = (mmh3.hash(key, signed=False) * TOTAL_WEIGHT) >> 32
     if bucket < challenger:
         return CHALLENGER
     return UNEXPOSED if bucket < challenger + unexposed else CONTROL
@@ -162,7 +164,7 @@ def read_document(path: Path) -> dict[str, Exposure]:
     try:
         flags = json.loads(path.read_text())["flags"]
         return {model: _exposure(model, flag) for model, flag in flags.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise FlagDocumentError(
             f"The flag document {path} cannot be read ({type(error).__name__}: {error}). It must be the JSON file that "
             "Understudy publishes; `understudy doctor` writes it again from the store."
@@ -203,10 +205,13 @@ def _flag(exposure: Exposure) -> dict[str, Any]:
 def _exposure(model: str, flag: Mapping[str, Any]) -> Exposure:
     metadata = flag["metadata"]
     lease = metadata.get("lease_expires_at")
+    for version in (metadata["champion"], metadata.get("challenger", "none")):
+        if not isinstance(version, str) or not version:
+            raise ValueError(f"{version!r} is not a version")
     return Exposure(
         model=model,
         generation=int(metadata["generation"]),
-        champion=str(metadata["champion"]),
+        champion=metadata["champion"],
         challenger=metadata.get("challenger"),
         run_id=metadata.get("run"),
         stage=int(metadata["stage"]),

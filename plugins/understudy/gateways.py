@@ -28,7 +28,10 @@ def status(url: str) -> Mapping[str, Any]:
     try:
         answer = httpx.get(f"{url}/status", timeout=_TIMEOUT)
         answer.raise_for_status()
-        return dict(answer.json())
+        found = answer.json()
+        if not isinstance(found, dict):
+            raise ValueError("its status is not an object; is this an Understudy gateway?")
+        return found
     except (httpx.HTTPError, ValueError) as error:
         raise _unreachable(url, error) from error
 
@@ -100,13 +103,14 @@ def _difference(found: Mapping[str, Any], exposure: Exposure) -> str | None:
         return f"serves model {found.get('model')}, not {exposure.model}"
     if not found.get("ready"):
         return f"is not ready: {found.get('problem') or 'models are loading'}"
-    if int(found.get("generation", -1)) < exposure.generation:
-        return f"is at generation {found.get('generation')}"
-    if int(found["generation"]) == exposure.generation and found.get("champion") != exposure.champion:
+    generation = found.get("generation")
+    if not isinstance(generation, int) or generation < exposure.generation:
+        return f"is at generation {generation}"
+    if generation == exposure.generation and found.get("champion") != exposure.champion:
         return f"serves champion {found.get('champion')}"
     needed = {exposure.champion} | ({exposure.challenger} if exposure.challenger else set())
     missing = needed - set(found.get("loaded", ()))
-    if missing and int(found["generation"]) == exposure.generation:
+    if missing and generation == exposure.generation:
         return f"could not load version {', '.join(sorted(missing))}: {found.get('problem') or 'no reason given'}"
     return None
 

@@ -12,11 +12,11 @@ from enum import StrEnum
 
 from understudy.exposure import CHALLENGER, CONTROL, TOTAL_WEIGHT, weights
 from understudy.spec import Experiment, Metric, Stage
-from understudy.stats.evidence import ALL, Evidence, difference_interval, split_test
-from understudy.stats.sequences import Interval
+from understudy.stats.evidence import ALL, Cell, Evidence, difference_interval, split_test
+from understudy.stats.sequences import Interval, undetermined
 from understudy.verdicts import Outcome, Verdict, worst_of
 
-__all__ = ["SPLIT_ALPHA", "Decision", "Kind", "compare_online", "judge_stage", "shares"]
+__all__ = ["SPLIT_ALPHA", "Decision", "Kind", "compare_online", "judge_stage", "online_interval", "shares"]
 
 SPLIT_ALPHA = 0.001
 """Error budget of the sample-ratio test over a whole run."""
@@ -78,31 +78,32 @@ def judge_stage(
     """
     plan = experiment.stages[stage - 1]
     found = _intervals(experiment, cohorts, evidence)
-    parts = tuple(
-        _harm(experiment, metric, cohort, interval, plan) for (metric, cohort), interval in found.items()
-    )
+    parts = tuple(_harm(experiment, metric, cohort, cell) for (metric, cohort), cell in found.items())
     harmful = [part for part in parts if part.outcome is Outcome.FAIL]
     if harmful:
         return Decision(Kind.ROLL_BACK, _fold(harmful, parts))
-    quality = _quality(experiment, stage, evidence, now)
+    quality = _quality(experiment, evidence, now)
     unsound = [part for part in quality if part.outcome is Outcome.FAIL]
     if unsound:
         return Decision(Kind.ROLL_BACK, _fold(unsound, (*quality, *parts)))
-    measured = all(part.outcome is not Outcome.ERROR for part in quality)
     gates = (*quality, _soaked(plan, seconds_in_stage), _enough_units(plan, stage, evidence))
-    overall = tuple(part for part in parts if part.cohort == ALL)
-    open_gates = [part for part in (*gates, *overall) if not part.passed]
-    if not open_gates:
-        sentence = f"Stage {stage} ({plan.percent:g} %) passed: no metric is worse than tolerated. {_summary(overall)}"
-        return Decision(
-            Kind.ADVANCE, Verdict(Outcome.PASS, "stage_passed", sentence, parts=parts), renew_lease=True
-        )
+    overall = _tolerances(experiment, evidence, plan.margin_scale)
+    every = (*gates, *overall, *(part for part in parts if part.cohort != ALL))
+    still_open = [part for part in (*gates, *overall) if not part.passed]
+    if not still_open:
+        sentence = f"Stage {stage} ({plan.percent:g} %) passed. {_summary(overall)}"
+        passed = Verdict(Outcome.PASS, "stage_passed", sentence, parts=every)
+        return Decision(Kind.ADVANCE, passed, renew_lease=True)
     if seconds_in_stage > plan.timeout:
-        why = worst_of(open_gates, "").sentence
-        sentence = f"Stage {stage} could not be decided within {plan.timeout:g} s, and undecided never goes on. {why}"
-        timed_out = Verdict(Outcome.INCONCLUSIVE, "stage_timed_out", sentence, parts=(*gates, *parts))
-        return Decision(Kind.ROLL_BACK, timed_out)
-    return Decision(Kind.HOLD, _fold(open_gates, (*gates, *parts)), renew_lease=measured)
+        why = worst_of(still_open, "").sentence
+        sentence = (
+            f"Stage {stage} was not decided within {plan.timeout:g} s, and undecided never goes on. {why}"
+        )
+        return Decision(
+            Kind.ROLL_BACK, Verdict(Outcome.INCONCLUSIVE, "stage_timed_out", sentence, parts=every)
+        )
+    measured = all(part.outcome is not Outcome.ERROR for part in quality)
+    return Decision(Kind.HOLD, _fold(still_open, every), renew_lease=measured)
 
 
 def compare_online(experiment: Experiment, evidence: Evidence) -> Verdict:
@@ -114,13 +115,31 @@ def compare_online(experiment: Experiment, evidence: Evidence) -> Verdict:
     Returns:
         PASS only when both are proven; one part a metric.
     """
-    parts = []
-    for metric in experiment.deciding:
-        interval = difference_interval(evidence.cell(metric.name), experiment.alpha, _tightest(experiment))
-        parts.append(
-            _win(metric, interval) if metric is experiment.primary else _tolerated(metric, interval, 1.0)
-        )
+    primary = experiment.primary
+    won = _win(primary, _undivided(experiment, primary, evidence))
+    guardrails = (part for part in _tolerances(experiment, evidence, 1.0) if part.metric != primary.name)
+    parts = (won, *guardrails)
     return worst_of(parts, f"The challenger won and nothing got worse. {_summary(parts)}")
+
+
+def online_interval(experiment: Experiment, cell: Cell) -> Interval:
+    """Return the two-sided interval of one cell at the whole alpha, for showing beside a forecast."""
+    return difference_interval(cell, experiment.alpha, _tightest(experiment), "two")
+
+
+def _tolerances(experiment: Experiment, evidence: Evidence, scale: float) -> tuple[Verdict, ...]:
+    """Judge each deciding metric against its tolerance, at the whole alpha.
+
+    Dividing alpha protects against false alarms. Here the error is to pass a metric that is worse than tolerated, and
+    since all of them must pass, asking more of each adds nothing.
+    """
+    return tuple(
+        _tolerated(metric, _undivided(experiment, metric, evidence), scale) for metric in experiment.deciding
+    )
+
+
+def _undivided(experiment: Experiment, metric: Metric, evidence: Evidence) -> Interval:
+    return _interval(experiment, evidence, metric, ALL, experiment.alpha)
 
 
 def _intervals(
@@ -131,30 +150,47 @@ def _intervals(
     overall = experiment.alpha / metrics * (1 - _COHORT_BUDGET if cohorts else 1)
     each = experiment.alpha * _COHORT_BUDGET / (metrics * len(cohorts)) if cohorts else 0.0
     found = {}
-    for cell in evidence.cells:
-        if cell.metric in {metric.name for metric in experiment.deciding} and cell.cohort in (ALL, *cohorts):
-            alpha = overall if cell.cohort == ALL else each
-            found[cell.metric, cell.cohort] = difference_interval(cell, alpha, _tightest(experiment))
+    for metric in experiment.deciding:
+        for cohort in (ALL, *cohorts):
+            alpha = overall if cohort == ALL else each
+            found[metric.name, cohort] = _interval(experiment, evidence, metric, cohort, alpha)
     return found
 
 
+def _interval(
+    experiment: Experiment, evidence: Evidence, metric: Metric, cohort: str, alpha: float
+) -> Interval:
+    """Return the interval of one cell; a cell that is not there says nothing, and nothing never passes."""
+    try:
+        cell = evidence.cell(metric.name, cohort)
+    except KeyError:
+        return undetermined("no_data", 0, alpha)
+    return difference_interval(cell, alpha, _tightest(experiment))
+
+
 def _tightest(experiment: Experiment) -> float:
-    return experiment.planned_events / 2
+    """Tune the intervals for the early stages: they have the least evidence, and late ones lose little by it."""
+    return experiment.planned_events / 10
 
 
-def _harm(experiment: Experiment, name: str, cohort: str, interval: Interval, plan: Stage) -> Verdict:
-    """Judge one cell: FAIL when harm beyond the margin is proven, PASS when harm beyond the tolerance is excluded."""
+def _harm(experiment: Experiment, name: str, cohort: str, interval: Interval) -> Verdict:
+    """Judge one cell for harm: FAIL when harm beyond the margin is proven."""
     metric = next(item for item in experiment.metrics if item.name == name)
     margin = float(metric.margin or 0.0)
     where = "" if cohort == ALL else f" in cohort {cohort}"
-    if interval.determined and interval.lower is not None and interval.lower > margin:
+    evidence = interval.to_dict() | {"limit": margin}
+    if not interval.determined or interval.lower is None:
+        sentence = f"{name}{where} cannot be determined yet ({interval.reason or 'no data'})."
+        return Verdict(Outcome.INCONCLUSIVE, "undetermined", sentence, evidence, name, cohort)
+    if interval.lower > margin:
         sentence = (
             f"{name}{where} is worse by at least {interval.lower:.4g} (estimate {interval.estimate:.4g}); the margin is "
             f"{margin:g}."
         )
-        return Verdict(Outcome.FAIL, "guardrail_breached", sentence, interval.to_dict(), name, cohort)
-    judged = _tolerated(metric, interval, plan.margin_scale)
-    return Verdict(judged.outcome, judged.reason, judged.sentence, judged.evidence, name, cohort)
+        return Verdict(Outcome.FAIL, "guardrail_breached", sentence, evidence, name, cohort)
+    return Verdict(
+        Outcome.PASS, "no_harm_proven", f"{name}{where} is not proven worse.", evidence, name, cohort
+    )
 
 
 def _tolerated(metric: Metric, interval: Interval, scale: float) -> Verdict:
@@ -182,7 +218,7 @@ def _win(metric: Metric, interval: Interval) -> Verdict:
     return Verdict(Outcome.INCONCLUSIVE, "primary_not_won", sentence, evidence, metric.name, ALL)
 
 
-def _quality(experiment: Experiment, stage: int, evidence: Evidence, now: float) -> tuple[Verdict, ...]:
+def _quality(experiment: Experiment, evidence: Evidence, now: float) -> tuple[Verdict, ...]:
     return (_fresh(experiment, evidence, now), _split(evidence), _one_arm(evidence))
 
 
@@ -194,7 +230,7 @@ def _fresh(experiment: Experiment, evidence: Evidence, now: float) -> Verdict:
         )
     age = now - newest
     numbers = {"newest_age": age, "stale_after": experiment.stale_after}
-    if age > experiment.stale_after:
+    if not age <= experiment.stale_after:
         sentence = f"The newest request is {age:.0f} s old; older than {experiment.stale_after:g} s counts as not measured."
         return Verdict(Outcome.ERROR, "stale_events", sentence, numbers)
     return Verdict(Outcome.PASS, "fresh", f"The newest request is {max(age, 0):.0f} s old.", numbers)
@@ -221,7 +257,7 @@ def _one_arm(evidence: Evidence) -> Verdict:
 
 def _soaked(plan: Stage, seconds: float) -> Verdict:
     numbers = {"seconds": seconds, "soak": plan.soak}
-    if seconds < plan.soak:
+    if not seconds >= plan.soak:
         sentence = f"{seconds:.0f} of {plan.soak:g} s of soak are over."
         return Verdict(Outcome.INCONCLUSIVE, "soaking", sentence, numbers)
     return Verdict(Outcome.PASS, "soaked", f"The soak of {plan.soak:g} s is over.", numbers)

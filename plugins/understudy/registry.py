@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,9 @@ class Registry:
         # MLflow retries for minutes by default; a task that cannot reach it should say so and be retried by Airflow.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        # Task logs are read by people: no progress bars, and links are recorded where they can be clicked.
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         from mlflow import MlflowClient
 
         self.uri = settings.mlflow_uri
@@ -134,16 +138,23 @@ class Registry:
         if self.alias(model, CHAMPION) != version:
             self.set_alias(model, CHAMPION, version)
         if move_stage and self.version(model, version).stage != _PRODUCTION:
-            self._call(
-                lambda: self.client.transition_model_version_stage(
-                    model, version, _PRODUCTION, archive_existing_versions=True
-                )
-            )
+            self._move(model, version, _PRODUCTION)
 
     def archive(self, model: str, version: str) -> None:
         """Move a version that was taken back to the legacy stage Archived; safe to repeat."""
         if self.version(model, version).stage not in (_ARCHIVED, "None"):
-            self._call(lambda: self.client.transition_model_version_stage(model, version, _ARCHIVED))
+            self._move(model, version, _ARCHIVED)
+
+    def _move(self, model: str, version: str, stage: str) -> None:
+        with warnings.catch_warnings():
+            # Legacy stages are deprecated; a spec asks for them where other systems still read them.
+            warnings.simplefilter("ignore", FutureWarning)
+            alone = stage == _PRODUCTION
+            self._call(
+                lambda: self.client.transition_model_version_stage(
+                    model, version, stage, archive_existing_versions=alone
+                )
+            )
 
     def facts(self, model: str, version: str, folder: Path) -> ModelFacts:
         """Download a version's files and describe them.

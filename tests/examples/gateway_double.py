@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -26,6 +28,7 @@ class RecordingGateway:
         self.answers: dict[str, list[int]] = {"/invocations": [], "/outcomes": []}
         self._port = 0
         self._server: ThreadingHTTPServer | None = None
+        self._connections: list[socket.socket] = []
 
     @property
     def url(self) -> str:
@@ -36,6 +39,12 @@ class RecordingGateway:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = -1  # one packet an answer: two would wait for the peer's delayed acknowledgement
+            disable_nagle_algorithm = True
+
+            def setup(self) -> None:
+                super().setup()
+                gateway._connections.append(self.connection)
 
             def do_POST(self) -> None:
                 body = orjson.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -48,14 +57,16 @@ class RecordingGateway:
                 self.end_headers()
                 self.wfile.write(b"{}")
 
-            def log_message(self, format: str, *arguments: object) -> None:
+            def log_message(self, *arguments: object) -> None:
                 pass
 
         ThreadingHTTPServer.allow_reuse_address = True
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
         self._server.daemon_threads = True
         self._port = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
         return self
 
     def close(self) -> None:
@@ -63,6 +74,9 @@ class RecordingGateway:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
+            while self._connections:  # a process that dies takes its kept-alive connections with it
+                with contextlib.suppress(OSError):
+                    self._connections.pop().shutdown(socket.SHUT_RDWR)
 
     def record(self, path: str, body: dict[str, Any]) -> None:
         if path == "/outcomes":

@@ -6,7 +6,17 @@ import pytest
 
 from examples.flights import flights as module
 from examples.flights.feeds import FAULT_FROM, LIVE_COLUMNS, serving_clock
-from examples.flights.flights import FEATURES, LABEL, REQUEST, WEATHER, FlightDataError, Flights, build, prepare, split
+from examples.flights.flights import (
+    FEATURES,
+    LABEL,
+    REQUEST,
+    WEATHER,
+    FlightDataError,
+    Flights,
+    build,
+    prepare,
+    split,
+)
 
 Raw = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]
 SERVED = [f"served_{column}" for column in LIVE_COLUMNS]
@@ -18,13 +28,16 @@ def test_the_whole_year_is_kept_and_split_by_time(flights: Flights) -> None:
     assert len(traffic) == 336_776 - 80_789
     assert reference["scheduled_at"].max() < holdout["scheduled_at"].min() <= traffic["scheduled_at"].max()
     assert holdout["scheduled_at"].max() < FAULT_FROM
-    assert reference[LABEL].isin([0, 1]).all() and holdout[LABEL].isin([0, 1]).all()
-    assert set(reference["month"]) == {1, 2, 3} and set(holdout["month"]) == {4}
+    assert reference[LABEL].isin([0, 1]).all()
+    assert holdout[LABEL].isin([0, 1]).all()
+    assert set(reference["month"]) == {1, 2, 3}
+    assert set(holdout["month"]) == {4}
 
 
 def test_requests_are_in_time_order_with_stable_unique_ids(flights: Flights) -> None:
     traffic = flights.read("traffic", ["flight_id", "scheduled_at"])
-    assert traffic["flight_id"].is_unique and traffic["scheduled_at"].is_monotonic_increasing
+    assert traffic["flight_id"].is_unique
+    assert traffic["scheduled_at"].is_monotonic_increasing
     assert traffic["flight_id"].iloc[0].startswith("20130401-")
 
 
@@ -51,7 +64,10 @@ def test_changing_the_future_never_changes_an_earlier_request(raw: Raw, april: p
     """Every fate and every weather report that was not known at the moment is replaced by nonsense."""
     table, weather, airports = (part.copy() for part in raw)
     moment = UTC_1904_APRIL_10
-    scheduled = pd.to_datetime(table["time_hour"], utc=True).astype("datetime64[s, UTC]").astype("int64") + table["minute"] * 60
+    scheduled = (
+        pd.to_datetime(table["time_hour"], utc=True).astype("datetime64[s, UTC]").astype("int64")
+        + table["minute"] * 60
+    )
     left = scheduled + table["dep_delay"].clip(lower=0) * 60
     fate = ["dep_time", "dep_delay", "arr_time", "arr_delay", "air_time"]
     # A past flight that never left has no fate to change; everything that happens from the moment on does.
@@ -61,7 +77,8 @@ def test_changing_the_future_never_changes_an_earlier_request(raw: Raw, april: p
     table.loc[flying, "arr_delay"] = 901.0
     hour = pd.to_datetime(weather["time_hour"], utc=True).astype("datetime64[s, UTC]").astype("int64")
     weather.loc[hour + 3600 > moment, list(WEATHER)] = 77.0
-    assert unknown.any() and flying.any()
+    assert unknown.any()
+    assert flying.any()
 
     changed = build(table, weather, airports)
     before = april["scheduled_at"] <= moment
@@ -88,7 +105,11 @@ def test_the_late_rate_of_a_carrier_is_the_share_among_flights_landed_before(apr
     prior = (known[LABEL].sum() + 100 * 0.22) / (len(known) + 100)
     mine = known[(known["carrier"] == row["carrier"]) & (known["landed_at"] >= now - 14 * day)]
     assert row["carrier_late_rate"] == pytest.approx((mine[LABEL].sum() + 50 * prior) / (len(mine) + 50))
-    left = april[(april["origin"] == row["origin"]) & (april["departed_at"] < now) & (april["departed_at"] >= now - 7200)]
+    left = april[
+        (april["origin"] == row["origin"])
+        & (april["departed_at"] < now)
+        & (april["departed_at"] >= now - 7200)
+    ]
     assert row["origin_delay_2h"] == pytest.approx(left["dep_delay"].clip(-15, 180).mean())
 
 
@@ -96,7 +117,9 @@ def test_weather_is_of_the_last_full_hour_and_never_invented(raw: Raw, april: pd
     _, weather, _ = raw
     row = april[april["temp"].notna()].iloc[500]
     hour = pd.Timestamp(int(row["scheduled_at"]), unit="s", tz="UTC").floor("h") - pd.Timedelta(hours=1)
-    at = weather[(weather["origin"] == row["origin"]) & (weather["time_hour"] == hour.strftime("%Y-%m-%dT%H:%M:%SZ"))]
+    at = weather[
+        (weather["origin"] == row["origin"]) & (weather["time_hour"] == hour.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    ]
     assert row["temp"] == at["temp"].item()
     assert april["wind_gust"].isna().mean() > 0.3
     blank = build(raw[0].head(200), weather.iloc[0:0], raw[2])

@@ -27,26 +27,33 @@ def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.01)
 
 
-def test_a_replay_to_the_end_sends_every_row_once_in_order_and_every_outcome(small: Flights, gateway: RecordingGateway) -> None:
+def test_a_replay_to_the_end_sends_every_row_once_in_order_and_every_outcome(
+    small: Flights, gateway: RecordingGateway
+) -> None:
     table = small.read("traffic")
     replayer = Replayer(gateway.url, small, rows_per_second=FAST)
     replayer.start()
     progress = replayer.wait(30)
     assert [r["flight_id"] for r in gateway.requests] == table["flight_id"].tolist()
-    assert progress.sent == len(table) and progress.failed == 0
+    assert progress.sent == len(table)
+    assert progress.failed == 0
     landed = table.dropna(subset=[LABEL]).sort_values("landed_at", kind="stable")
     assert [o["event_id"] for o in gateway.outcomes] == landed["flight_id"].tolist()
     assert [o["outcome"] for o in gateway.outcomes] == landed[LABEL].tolist()
     assert progress.outcomes == len(landed) < len(table)
 
 
-def test_requests_carry_the_request_columns_and_never_the_outcome(small: Flights, gateway: RecordingGateway) -> None:
+def test_requests_carry_the_request_columns_and_never_the_outcome(
+    small: Flights, gateway: RecordingGateway
+) -> None:
     replayer = Replayer(gateway.url, small, rows_per_second=FAST, max_rows=300)
     replayer.start()
     replayer.wait(30)
-    assert set(gateway.requests[0]) == set(REQUEST) and not set(REQUEST) & set(OUTCOME)
+    assert set(gateway.requests[0]) == set(REQUEST)
+    assert not set(REQUEST) & set(OUTCOME)
     assert any(row["wind_gust"] is None for row in gateway.requests)
-    assert isinstance(gateway.requests[0]["hour"], int) and isinstance(gateway.requests[0]["distance"], float)
+    assert isinstance(gateway.requests[0]["hour"], int)
+    assert isinstance(gateway.requests[0]["distance"], float)
 
 
 def test_one_request_holds_one_quarter_of_an_hour(small: Flights, gateway: RecordingGateway) -> None:
@@ -58,14 +65,18 @@ def test_one_request_holds_one_quarter_of_an_hour(small: Flights, gateway: Recor
     assert sum(gateway.batches) == 500
 
 
-def test_no_outcome_is_sent_before_the_clock_has_passed_its_landing(small: Flights, gateway: RecordingGateway) -> None:
+def test_no_outcome_is_sent_before_the_clock_has_passed_its_landing(
+    small: Flights, gateway: RecordingGateway
+) -> None:
     replayer = Replayer(gateway.url, small, rows_per_second=FAST, max_rows=800)
     replayer.start()
     progress = replayer.wait(30)
     sent = {row["flight_id"] for row in gateway.requests}
     times = [o["occurred_at"] for o in gateway.outcomes]
-    assert times == sorted(times) and times[-1] <= progress.clock
-    assert {o["event_id"] for o in gateway.outcomes} <= sent and progress.outcomes < progress.sent
+    assert times == sorted(times)
+    assert times[-1] <= progress.clock
+    assert {o["event_id"] for o in gateway.outcomes} <= sent
+    assert progress.outcomes < progress.sent
 
 
 def test_flights_in_the_air_settle_when_asked(small: Flights, gateway: RecordingGateway) -> None:
@@ -76,7 +87,9 @@ def test_flights_in_the_air_settle_when_asked(small: Flights, gateway: Recording
     assert len(gateway.outcomes) == known
 
 
-def test_a_gateway_that_goes_away_costs_neither_rows_nor_order(small: Flights, gateway: RecordingGateway) -> None:
+def test_a_gateway_that_goes_away_costs_neither_rows_nor_order(
+    small: Flights, gateway: RecordingGateway
+) -> None:
     table = small.read("traffic")
     replayer = Replayer(gateway.url, small, rows_per_second=4_000)
     replayer.start()
@@ -85,24 +98,34 @@ def test_a_gateway_that_goes_away_costs_neither_rows_nor_order(small: Flights, g
     until(lambda: replayer.progress.retries > 1)
     gateway.open()
     progress = replayer.wait(60)
-    once = list(dict.fromkeys(row["flight_id"] for row in gateway.requests))  # a lost answer may repeat one request
-    assert once == table["flight_id"].tolist() and progress.sent == len(table)
+    once = list(
+        dict.fromkeys(row["flight_id"] for row in gateway.requests)
+    )  # a lost answer may repeat one request
+    assert once == table["flight_id"].tolist()
+    assert progress.sent == len(table)
     events = list(dict.fromkeys(o["event_id"] for o in gateway.outcomes))
-    assert events == table.dropna(subset=[LABEL]).sort_values("landed_at", kind="stable")["flight_id"].tolist()
+    assert (
+        events == table.dropna(subset=[LABEL]).sort_values("landed_at", kind="stable")["flight_id"].tolist()
+    )
 
 
-def test_refused_rows_are_counted_and_passed_over_while_outcomes_insist(small: Flights, gateway: RecordingGateway) -> None:
+def test_refused_rows_are_counted_and_passed_over_while_outcomes_insist(
+    small: Flights, gateway: RecordingGateway
+) -> None:
     gateway.answers["/invocations"] = [400, 503, 200]
     gateway.answers["/outcomes"] = [503, 500, 503, 500, 503, 500]
     replayer = Replayer(gateway.url, small, rows_per_second=FAST)
     replayer.start()
     progress = replayer.wait(60)
     table = small.read("traffic")
-    assert 0 < progress.failed < 30 and progress.sent + progress.failed == len(table)
+    assert 0 < progress.failed < 30
+    assert progress.sent + progress.failed == len(table)
     assert progress.outcomes == table[LABEL].notna().sum() == len(gateway.outcomes)
 
 
-def test_a_second_session_goes_on_where_the_first_stopped(small: Flights, gateway: RecordingGateway, tmp_path: Path) -> None:
+def test_a_second_session_goes_on_where_the_first_stopped(
+    small: Flights, gateway: RecordingGateway, tmp_path: Path
+) -> None:
     table, state = small.read("traffic"), tmp_path / "position.json"
     for _ in range(2):
         replayer = Replayer(gateway.url, small, rows_per_second=FAST, max_rows=700, state=state)
@@ -115,21 +138,27 @@ def test_a_second_session_goes_on_where_the_first_stopped(small: Flights, gatewa
     assert set(events) == set(table[table["landed_at"] <= clock].head(1400)["flight_id"])
 
 
-def test_a_replay_from_a_later_day_sends_no_outcome_of_flights_never_asked(flights: Flights, gateway: RecordingGateway) -> None:
+def test_a_replay_from_a_later_day_sends_no_outcome_of_flights_never_asked(
+    flights: Flights, gateway: RecordingGateway
+) -> None:
     replayer = Replayer(gateway.url, flights, start="2013-05-02", rows_per_second=FAST, max_rows=600)
     replayer.start()
     replayer.wait(30)
     assert gateway.requests[0]["flight_id"].startswith("20130502-")
-    assert gateway.outcomes and {o["event_id"] for o in gateway.outcomes} <= {r["flight_id"] for r in gateway.requests}
+    assert gateway.outcomes
+    assert {o["event_id"] for o in gateway.outcomes} <= {r["flight_id"] for r in gateway.requests}
 
 
-def test_it_stops_when_asked_even_while_the_gateway_is_away(small: Flights, gateway: RecordingGateway) -> None:
+def test_it_stops_when_asked_even_while_the_gateway_is_away(
+    small: Flights, gateway: RecordingGateway
+) -> None:
     gateway.close()
     replayer = Replayer(gateway.url, small, rows_per_second=FAST)
     replayer.start()
     until(lambda: replayer.progress.retries > 0)
     assert replayer.stop(10).sent == 0
-    assert not replayer.running and replayer.problem is None
+    assert not replayer.running
+    assert replayer.problem is None
 
 
 @pytest.mark.parametrize("speed", [0, -5, float("nan")])
@@ -138,10 +167,25 @@ def test_a_speed_that_is_no_speed_is_refused(small: Flights, speed: float) -> No
         Replayer("http://127.0.0.1:9", small, rows_per_second=speed)
 
 
-def test_as_a_process_it_ends_cleanly_on_sigterm_and_keeps_its_position(flights: Flights, gateway: RecordingGateway, tmp_path: Path) -> None:
+def test_as_a_process_it_ends_cleanly_on_sigterm_and_keeps_its_position(
+    flights: Flights, gateway: RecordingGateway, tmp_path: Path
+) -> None:
     state = tmp_path / "position.json"
-    command = [sys.executable, "-m", "examples.flights.traffic", "--gateway", gateway.url, "--data", str(flights.folder),
-               "--from", "2013-04-11", "--rows-per-second", "300", "--state", str(state)]
+    command = [
+        sys.executable,
+        "-m",
+        "examples.flights.traffic",
+        "--gateway",
+        gateway.url,
+        "--data",
+        str(flights.folder),
+        "--from",
+        "2013-04-11",
+        "--rows-per-second",
+        "300",
+        "--state",
+        str(state),
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
     try:
         until(lambda: len(gateway.requests) > 100, 60)

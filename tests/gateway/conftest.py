@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ traffic:
   cohorts: [origin]
 data: {{reference: reference.parquet, holdout: holdout.parquet, label: late}}
 checks:
-  - {{suite: rows, "on": reference}}
+  - {{suite: rows, dataset: reference}}
 metrics:
   - {{name: brier, kind: brier, role: primary, margin: 0.01}}
   - {{name: errors, kind: error_rate, role: guardrail, margin: 0.01}}
@@ -94,7 +93,9 @@ def _trained() -> tuple[Any, Any, Any]:
     late = rng.uniform(size=400) < frame["hour"] / 30
 
     def fit(strength: float) -> Any:
-        encode = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["origin"]), remainder="passthrough")
+        encode = make_column_transformer(
+            (OneHotEncoder(handle_unknown="ignore"), ["origin"]), remainder="passthrough"
+        )
         return make_pipeline(encode, LogisticRegression(C=strength, max_iter=2000)).fit(frame, late)
 
     return frame, fit(1.0), fit(0.000001)
@@ -210,7 +211,9 @@ def row(number: int, **changes: Any) -> dict[str, Any]:
 def split(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return rows as a ``dataframe_split`` body."""
     columns = list(rows[0])
-    return {"dataframe_split": {"columns": columns, "data": [[row[name] for name in columns] for row in rows]}}
+    return {
+        "dataframe_split": {"columns": columns, "data": [[row[name] for name in columns] for row in rows]}
+    }
 
 
 def logged(gateway: RunningGateway, kind: str = "requests") -> list[dict[str, Any]]:
@@ -223,7 +226,3 @@ def logged(gateway: RunningGateway, kind: str = "requests") -> list[dict[str, An
         assert not text or text.endswith("\n")
         lines += [json.loads(line) for line in text.splitlines()]
     return lines
-
-
-def forget_events(gateway: RunningGateway) -> None:
-    shutil.rmtree(gateway.events, ignore_errors=True)

@@ -14,7 +14,9 @@ from understudy.stats.ratio import ArmMoments, compare
 Units = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-def arm(rng: np.random.Generator, units: int, stages: int = 1, shift: float = 0.0, offset: float = 0.0) -> Units:
+def arm(
+    rng: np.random.Generator, units: int, stages: int = 1, shift: float = 0.0, offset: float = 0.0
+) -> Units:
     effect = rng.normal(0, 0.5, (units, 1))
     d = rng.poisson(3, (units, stages)).astype(float)
     n = d * (effect + shift + offset) + np.sqrt(d) * rng.standard_normal((units, stages))
@@ -97,7 +99,8 @@ def test_stages_agree_with_a_bootstrap_over_units() -> None:
     drawn = []
     for _ in range(800):
         picks = [rng.integers(0, 250, 250) for _ in data]
-        drawn.append(compare(*(ArmMoments.from_units(n[i], d[i]) for (n, d), i in zip(data, picks, strict=True))).estimate)
+        resampled = (ArmMoments.from_units(n[i], d[i]) for (n, d), i in zip(data, picks, strict=True))
+        drawn.append(compare(*resampled).estimate)
     assert found.se == pytest.approx(np.std(drawn), rel=0.1)
 
 
@@ -119,7 +122,7 @@ def test_stages_are_never_pooled() -> None:
         d = np.zeros((500, 2))
         d[:first, 0] = 1
         d[first:, 1] = 1
-        built.append(ArmMoments.from_units((rng.normal(0, 0.1, (500, 2)) + [0, 5]) * d, d))
+        built.append(ArmMoments.from_units(rng.normal([0, 5], 0.1, (500, 2)) * d, d))
         assert second == (d[:, 1] > 0).sum()
     found = compare(*built)
     assert found.estimate == pytest.approx(0, abs=5 * (found.se or 0))

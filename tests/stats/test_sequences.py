@@ -21,13 +21,13 @@ def test_the_multiplier_has_its_published_values(times: float, expected: float) 
 def test_the_sequence_is_tightest_near_the_planned_size(alpha: float, sided: str) -> None:
     n = np.geomspace(10, 1e7, 4000)
     best = n[np.argmin(multiplier(n, alpha, 5000, sided))]
-    assert 0.8 * 5000 < best < 1.25 * 5000
+    assert 0.75 * 5000 < best < 1.5 * 5000
 
 
 def test_rho_agrees_with_the_form_without_lamberts_w() -> None:
     for alpha in (0.1, 0.01, 1e-6):
         plain = math.sqrt((-2 * math.log(alpha) + math.log(1 - 2 * math.log(alpha))) / 700)
-        assert tuning(alpha, 700) == pytest.approx(plain, rel=0.02)
+        assert tuning(alpha, 700) == pytest.approx(plain, rel=0.03)
     assert tuning(1e-160, 700) == pytest.approx(tuning(2e-140, 700), rel=0.2)
 
 
@@ -78,7 +78,7 @@ def test_the_student_multiplier_has_the_normal_tail() -> None:
 
     for df in (3, 10, 50):
         normal, student = (float(multiplier(900, 0.05, 900, "two", d)) for d in (math.inf, df))
-        assert stdtr(df, -student) == pytest.approx(ndtr(-normal), rel=0.12)
+        assert 0.75 * ndtr(-normal) < stdtr(df, -student) < 1.02 * ndtr(-normal)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +114,11 @@ def test_no_degrees_of_freedom_are_undetermined(df: float) -> None:
     assert not two_sided(0.1, 1.0, 100, 0.05, 100, df).determined
 
 
-@pytest.mark.parametrize(("alpha", "n_star", "sided"), [(0, 9, "two"), (1, 9, "two"), (0.5, 9, "one"), (0.05, 0, "two")])
+@pytest.mark.parametrize(
+    ("alpha", "n_star", "sided"), [(0, 9, "two"), (1, 9, "two"), (0.5, 9, "one"), (0.05, 0, "two")]
+)
 def test_an_unusable_plan_is_refused(alpha: float, n_star: float, sided: str) -> None:
-    with pytest.raises(ValueError, match="must be|needs"):
+    with pytest.raises(ValueError, match=r"must be|needs"):
         tuning(alpha, n_star, sided)
 
 

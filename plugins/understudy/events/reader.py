@@ -18,7 +18,7 @@ from pathlib import Path
 import duckdb
 import pandas as pd
 
-__all__ = ["EventLog", "LogState", "event_log", "recent_requests"]
+__all__ = ["EventLog", "LogState", "event_log", "exposed_units", "recent_requests"]
 
 _CHUNK = 64 * 1024 * 1024
 
@@ -171,6 +171,28 @@ def event_log(events_dir: Path, model: str) -> EventLog:
         return _logs[key]
 
 
+def exposed_units(events_dir: Path, model: str, run_id: str) -> tuple[int, int]:
+    """Count the units of a run that ever got an answer of the challenger, and all units seen while it was on.
+
+    Args:
+        events_dir: root of the event log.
+        model: registered model name.
+        run_id: the run.
+
+    Returns:
+        Exposed units and all units; both 0 when nothing was logged.
+    """
+    log = event_log(events_dir, model)
+    with log.lock:
+        log.refresh()
+        row = log.connection.execute(
+            """SELECT count(DISTINCT unit) FILTER (WHERE arm = 'challenger' AND NOT fallback), count(DISTINCT unit)
+               FROM requests WHERE run = ?""",
+            [run_id],
+        ).fetchone()
+    return (int(row[0]), int(row[1])) if row else (0, 0)
+
+
 def recent_requests(events_dir: Path, model: str, limit: int, since: float | None = None) -> pd.DataFrame:
     """Return the newest logged requests of a model, oldest first, one row per event id (the first received).
 
@@ -207,7 +229,8 @@ _RECENT = ("event_id", "received_at", "event_time", "run", "arm", "version", "pr
 def _newest_first(folder: Path) -> Iterator[tuple[Path, float]]:
     """Yield segments by last write, each with the last write of the one after it."""
     written = sorted(((path.stat().st_mtime, path) for path in folder.glob("*.jsonl")), reverse=True)
-    for (_, path), following in zip(written, [*(at for at, _ in written[1:]), float("-inf")], strict=True):
+    for index, (_, path) in enumerate(written):
+        following = written[index + 1][0] if index + 1 < len(written) else float("-inf")
         yield path, following
 
 

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from understudy.errors import UnderstudyError
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A serving process does not phone home, and an unreachable registry is asked again by the gateway itself.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    warnings.filterwarnings("ignore", module="mlflow")
     try:
         _serve(options)
     except UnderstudyError as error:

@@ -35,8 +35,18 @@ class Copy:
     challenger: LoadedModel
 
 
+class _Lane:
+    """The queue of one challenger, and the state of the thread that empties it."""
+
+    def __init__(self, version: str, waiting: int) -> None:
+        self.version = version
+        self.queue: Queue[Copy] = Queue(maxsize=waiting)
+        self.stopping = threading.Event()
+        self.done = threading.Event()
+
+
 class Mirror:
-    """One thread that scores copies and logs them.
+    """Scores copies and logs them, on one thread per challenger.
 
     Args:
         model: Registered model name.
@@ -55,29 +65,35 @@ class Mirror:
         self._model = model
         self._traffic = traffic
         self._writer = writer
-        self._queue: Queue[Copy] = Queue(maxsize=queue)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
-        self._thread.start()
+        self._waiting = queue
+        self._lane: _Lane | None = None
 
     def offer(self, copy: Copy) -> None:
         """Queue a copy, or drop and count it when the queue is full. Never waits."""
+        if self._lane is None or self._lane.version != copy.challenger.version:
+            # A new challenger does not wait for an old one that may hang.
+            if self._lane is not None:
+                self._lane.stopping.set()
+            self._lane = _Lane(copy.challenger.version, self._waiting)
+            threading.Thread(target=self._work, args=(self._lane,), name="mirror", daemon=True).start()
         try:
-            self._queue.put_nowait(copy)
+            self._lane.queue.put_nowait(copy)
         except Full:
             self.dropped += len(copy.rows)
 
     def close(self, timeout: float) -> None:
         """Score what is queued, for at most ``timeout`` seconds, then stop."""
-        self._stopping.set()
-        self._thread.join(timeout)
+        if self._lane is not None:
+            self._lane.stopping.set()
+            self._lane.done.wait(timeout)
 
-    def _work(self) -> None:
+    def _work(self, lane: _Lane) -> None:
         while True:
             try:
-                copy = self._queue.get(timeout=0.1)
+                copy = lane.queue.get(timeout=0.1)
             except Empty:
-                if self._stopping.is_set():
+                if lane.stopping.is_set():
+                    lane.done.set()
                     return
                 continue
             try:
@@ -87,6 +103,7 @@ class Mirror:
                 _log.warning("%s", error.message)
             except Exception as error:  # the mirror goes on, whatever one copy did
                 _log.error("mirroring failed: %s", type(error).__name__)
+            del copy  # an idle thread must not keep the challenger in memory
 
     def _events(self, copy: Copy) -> list[dict[str, Any]]:
         started = time.perf_counter()

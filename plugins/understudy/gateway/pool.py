@@ -6,6 +6,7 @@ import asyncio
 import logging
 import tempfile
 import time
+import weakref
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,8 @@ __all__ = ["CHAMPION_ALIAS", "LoadedModel", "ModelPool", "Scored"]
 
 CHAMPION_ALIAS = "champion"
 _RETRY_SECONDS = 10.0
+_LOADS_AT_ONCE = 16
+_SCORING_THREADS = 2
 _log = logging.getLogger(__name__)
 
 
@@ -48,6 +51,7 @@ class LoadedModel:
         schema: Its input schema, if it has a signature.
         withheld: Columns of a request that it does not get.
         folder: Its files; they go when the last request that uses it is done.
+        workers: Its own threads: a version that hangs holds up no other, neither now nor after it is replaced.
     """
 
     version: str
@@ -55,6 +59,7 @@ class LoadedModel:
     schema: Any
     withheld: frozenset[str]
     folder: tempfile.TemporaryDirectory[str] = field(repr=False)
+    workers: Workers = field(repr=False)
 
     def score(self, batch: Batch, rows: Rows = None) -> Scored:
         """Score some rows of a request, all in one call of the model.
@@ -78,7 +83,7 @@ class ModelPool:
     def __init__(self, model: str, traffic: TrafficColumns) -> None:
         self._model = model
         self._traffic = traffic
-        self._workers = Workers("load", threads=2, limit=16)
+        self._workers = Workers("load", threads=2)
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._loaded: dict[str, LoadedModel] = {}
         self._failed: dict[str, tuple[str, float]] = {}
@@ -117,14 +122,14 @@ class ModelPool:
         Raises:
             Exception: The registry does not answer or has no such alias.
         """
-        return await self._workers.submit(self._read_alias)
+        return await self._workers.submit(self._read_alias, _LOADS_AT_ONCE)
 
     def _read_alias(self) -> str:
         return str(MlflowClient().get_model_version_by_alias(self._model, CHAMPION_ALIAS).version)
 
     async def _fetch(self, version: str) -> None:
         try:
-            self._loaded[version] = await self._workers.submit(lambda: self._load(version))
+            self._loaded[version] = await self._workers.submit(lambda: self._load(version), _LOADS_AT_ONCE)
             self._failed.pop(version, None)
             _log.info("loaded %s version %s", self._model, version)
         except Exception as error:
@@ -143,4 +148,7 @@ class ModelPool:
         # A signature may ask for the event's time or for a private column; the unit and the id reach no model.
         withheld = (traffic.envelope | traffic.private) - named
         withheld |= {name for name in (traffic.unit, traffic.event_id) if name}
-        return LoadedModel(version, predictor, schema, frozenset(withheld), folder)
+        workers = Workers(f"version-{version}", _SCORING_THREADS)
+        loaded = LoadedModel(version, predictor, schema, frozenset(withheld), folder, workers)
+        weakref.finalize(loaded, workers.close)
+        return loaded

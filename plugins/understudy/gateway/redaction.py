@@ -30,10 +30,9 @@ def redact(text: str, secrets: Iterable[str]) -> str:
         for form in (secret, repr(secret)[1:-1], json.dumps(secret)[1:-1])
     }
     for form in sorted(forms, key=len, reverse=True):
-        if len(form) > 3:
-            text = text.replace(form, "[private]")
-        else:  # a short value is also part of many innocent words
-            text = re.sub(rf"(?<!\w){re.escape(form)}(?!\w)", "[private]", text)
+        # A short value is also part of many innocent words.
+        pattern = re.escape(form) if len(form) > 3 else rf"(?<!\w){re.escape(form)}(?!\w)"
+        text = re.sub(pattern, "[private]", text)
     return text
 
 

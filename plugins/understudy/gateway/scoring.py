@@ -14,9 +14,13 @@ from understudy.gateway.follower import Serving
 from understudy.gateway.pool import LoadedModel, Scored
 from understudy.gateway.redaction import describe
 from understudy.gateway.routing import Route
-from understudy.gateway.workers import TooBusy, Workers
+from understudy.gateway.workers import TooBusy
 
 __all__ = ["Answered", "ChampionFailed", "RowAnswer", "Scorer"]
+
+_CHAMPION_WAITING = 1024
+# A hung challenger fills its threads; beyond this many waiting calls the champion answers at once.
+_CHALLENGER_WAITING = 8
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class ChampionFailed(Exception):
 
 
 class Scorer:
-    """Scores requests on the champion's and the challenger's own threads.
+    """Scores requests, each version on its own threads.
 
     Args:
         champion_timeout: Seconds until a request is given up.
@@ -78,9 +82,6 @@ class Scorer:
     def __init__(self, champion_timeout: float, challenger_timeout: float) -> None:
         self._champion_timeout = champion_timeout
         self._challenger_timeout = challenger_timeout
-        self._champion = Workers("champion", threads=2, limit=1024)
-        # A hung challenger fills its threads; beyond this many waiting calls the champion answers at once.
-        self._challenger = Workers("challenger", threads=2, limit=8)
         self._shape: object = None
         self._shape_of: str | None = None
 
@@ -151,13 +152,10 @@ class Scorer:
                 asked.cancel()
                 raise
         outcome = await asked
-        # The champion may have shown the shape of an answer only now.
-        if not isinstance(outcome, str) and (
-            problem := problem_with(
-                [row.value for row in outcome.values()], len(outcome), self._shape_for(champion)
-            )
-        ):
-            outcome = problem
+        if not isinstance(outcome, str):
+            # The champion may have shown the shape of an answer only now.
+            values = [row.value for row in outcome.values()]
+            outcome = problem_with(values, len(values), self._shape_for(champion)) or outcome
         if isinstance(outcome, str):
             reasons: dict[int, str | None] = dict.fromkeys(challenger_rows, outcome)
             outcome = await self._part_of_champion(champion, batch, challenger_rows, reasons, started)
@@ -193,7 +191,7 @@ class Scorer:
         started: float,
     ) -> Scored:
         try:
-            asked = self._champion.submit(lambda: champion.score(batch, rows))
+            asked = champion.workers.submit(lambda: champion.score(batch, rows), _CHAMPION_WAITING)
             return await asyncio.wait_for(asked, self._champion_timeout)
         except Exception as error:
             raise ChampionFailed(error, reasons, champion.version, _milliseconds(started)) from error
@@ -202,9 +200,9 @@ class Scorer:
         self, challenger: LoadedModel, batch: Batch, rows: list[int], secrets: Collection[str], started: float
     ) -> dict[int, RowAnswer] | str:
         """Return the challenger's answers, or why they cannot be used."""
-        everything = len(rows) == batch.size
         try:
-            asked = self._challenger.submit(lambda: challenger.score(batch, None if everything else rows))
+            wanted = None if len(rows) == batch.size else rows
+            asked = challenger.workers.submit(lambda: challenger.score(batch, wanted), _CHALLENGER_WAITING)
             scored = await asyncio.wait_for(asked, self._challenger_timeout)
         except TimeoutError:
             return f"Timeout: no answer within {self._challenger_timeout:g} s"

@@ -25,6 +25,7 @@ from understudy.gateway.redaction import describe, redact
 from understudy.gateway.request_log import RequestLog, Served
 from understudy.gateway.routing import Route, read_envelopes, route, secrets_in
 from understudy.gateway.scoring import Answered, ChampionFailed, RowAnswer, Scorer
+from understudy.gateway.workers import TooBusy
 
 __all__ = ["Gateway", "GatewayTimeout", "Reply"]
 
@@ -64,6 +65,7 @@ class Gateway:
         self._mirror = Mirror(config.model, config.traffic, self._mirrors, config.mirror_queue)
         self._log = RequestLog(config, self._requests)
         self._following: asyncio.Task[None] | None = None
+        self._under_way = 0
 
     @property
     def ready(self) -> bool:
@@ -95,6 +97,13 @@ class Gateway:
             UnsupportedMediaType: The body is of no known type.
             GatewayTimeout: The champion did not answer in time.
         """
+        self._under_way += 1
+        try:
+            return await self._answer(body, content_type, request_id)
+        finally:
+            self._under_way -= 1
+
+    async def _answer(self, body: bytes, content_type: str | None, request_id: str) -> Reply:
         received_at = time.time()
         started = time.perf_counter()
         serving = self._follower.serving
@@ -161,6 +170,7 @@ class Gateway:
             "lease_expires_at": exposure.lease_expires_at if exposure else None,
             "exposed": bool(exposure and exposure.live(time.time()) and not self._log.broken),
             "loaded": self._pool.versions,
+            "under_way": self._under_way,
             "waiting_for": self._follower.waiting_for,
             "document_error": self._follower.document_error,
             "events": {
@@ -225,6 +235,8 @@ class Gateway:
             self._log.write(served, lost)
         if isinstance(error, TimeoutError):
             return GatewayTimeout()
+        if isinstance(error, TooBusy):
+            return protocol.unavailable(f"Too many requests wait for the model ({error}); try again.")
         return protocol.internal_error(
             "Encountered an unexpected error while evaluating the model. Verify that the serialized input Dataframe "
             f"is compatible with the model for inference. Error: {described}"

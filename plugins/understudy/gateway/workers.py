@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 __all__ = ["TooBusy", "Workers"]
 
 T = TypeVar("T")
+_Job = tuple[asyncio.Future[Any], asyncio.AbstractEventLoop, Callable[[], Any]]
 
 
 class TooBusy(Exception):
@@ -23,24 +24,26 @@ class Workers:
     Args:
         name: Name of the threads.
         threads: How many.
-        limit: Work that may be running or waiting at once.
     """
 
-    def __init__(self, name: str, threads: int, limit: int) -> None:
-        self._jobs: SimpleQueue[tuple[asyncio.Future[Any], asyncio.AbstractEventLoop, Callable[[], Any]]]
-        self._jobs = SimpleQueue()
-        self._limit = limit
+    def __init__(self, name: str, threads: int) -> None:
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._threads = threads
         self._pending = 0
         for number in range(threads):
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True).start()
 
-    def submit(self, job: Callable[[], T]) -> asyncio.Future[T]:
+    def submit(self, job: Callable[[], T], limit: int) -> asyncio.Future[T]:
         """Run a job in a thread. Call it from the event loop.
+
+        Args:
+            job: What to run.
+            limit: How many jobs may be running or waiting at once.
 
         Raises:
             TooBusy: The limit is reached. Jobs given up by their callers count until a thread has passed them.
         """
-        if self._pending >= self._limit:
+        if self._pending >= limit:
             raise TooBusy(f"{self._pending} calls are already waiting")
         self._pending += 1
         loop = asyncio.get_running_loop()
@@ -48,9 +51,14 @@ class Workers:
         self._jobs.put((future, loop, job))
         return future
 
+    def close(self) -> None:
+        """Let every thread end after the work that is queued; one that hangs is left alone."""
+        for _ in range(self._threads):
+            self._jobs.put(None)
+
     def _work(self) -> None:
-        while True:
-            future, loop, job = self._jobs.get()
+        while (queued := self._jobs.get()) is not None:
+            future, loop, job = queued
             result: Any = None
             error: BaseException | None = None
             if not future.cancelled():
@@ -62,7 +70,8 @@ class Workers:
                 loop.call_soon_threadsafe(self._settle, future, result, error)
             except RuntimeError:  # the loop is closed: the process is on its way out
                 return
-            del future, job, result, error
+            # An idle thread must not keep the last model it scored in memory.
+            del queued, future, job, result, error
 
     def _settle(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
         self._pending -= 1

@@ -27,9 +27,11 @@ def check_data(run_id: str) -> dict[str, Any]:
         SuiteInvalid: A suite cannot be used.
     """
     passage = session().passage(run_id)
-    frames = {check.on: _frame(passage, check.on) for check in passage.experiment.checks}
+    frames = {check.dataset: _frame(passage, check.dataset) for check in passage.experiment.checks}
     results = [
-        expectations.check(passage.session.settings.expectations, check.suite, frames[check.on], check.on)
+        expectations.check(
+            passage.session.settings.expectations, check.suite, frames[check.dataset], check.dataset
+        )
         for check in passage.experiment.checks
     ]
     count = sum(result.evaluated for result in results)
@@ -40,9 +42,9 @@ def check_data(run_id: str) -> dict[str, Any]:
     hidden = [passage.experiment.traffic.unit, *passage.experiment.traffic.private]
     record = StepRecord(
         metrics={"expectations": count, "rows": sum(len(frame) for frame in frames.values())},
-        params={check.suite: check.on for check in passage.experiment.checks},
+        params={check.suite: check.dataset for check in passage.experiment.checks},
         artifacts={
-            f"data_docs/{check.suite}.{check.on}.html": result.page
+            f"data_docs/{check.suite}.{check.dataset}.html": result.page
             for check, result in zip(passage.experiment.checks, results, strict=True)
         },
         datasets={on: frame.drop(columns=hidden, errors="ignore") for on, frame in frames.items()},

@@ -8,7 +8,7 @@ from typing import Any
 from understudy import policy
 from understudy.lifecycle.expose import gather
 from understudy.lifecycle.session import Passage, session
-from understudy.stats.evidence import ALL, Evidence, difference_interval
+from understudy.stats.evidence import ALL, Evidence
 from understudy.store import records
 from understudy.tracking import StepRecord
 from understudy.verdicts import Outcome, Verdict, worst_of
@@ -70,9 +70,7 @@ def _forecast(passage: Passage, evidence: Evidence) -> dict[str, dict[str, Any]]
     for cell in evidence.cells:
         if cell.metric != passage.experiment.primary.name or cell.cohort not in expected:
             continue
-        online = difference_interval(
-            cell, passage.experiment.alpha, passage.experiment.planned_events / 2, "two"
-        )
+        online = policy.online_interval(passage.experiment, cell)
         forecast = expected[cell.cohort]
         found[cell.cohort] = {
             "offline": forecast["estimate"],

@@ -34,8 +34,10 @@ def evaluate(run_id: str) -> dict[str, Any]:
     experiment, run = passage.experiment, passage.run
     holdout = read_dataset(passage.session.settings.data, experiment.data.holdout)
     _refuse_unusable(passage, set(holdout.columns), len(holdout))
-    labels = holdout[experiment.data.label].to_numpy(dtype=float)
-    features = holdout.drop(columns=[experiment.data.label, experiment.traffic.unit], errors="ignore")
+    labels = _labels(passage, holdout)
+    # What the gateway withholds from a model in production is withheld here too.
+    withheld = [experiment.data.label, experiment.traffic.unit, *experiment.traffic.private]
+    features = holdout.drop(columns=withheld, errors="ignore")
     scores = {
         version: probabilities(passage.session.registry.load(run.model, version), features)
         for version in (run.champion, run.version)
@@ -55,7 +57,8 @@ def evaluate(run_id: str) -> dict[str, Any]:
         for metric in experiment.metrics
         if metric.kind.needs_outcome
     }
-    verdict = _judge(passage, compared, len(holdout))
+    answered = _answered(run.version, scores[run.version])
+    verdict = _judge(passage, compared, len(holdout), answered)
     record = StepRecord(
         metrics=_metrics(passage, scores, labels, compared),
         params={"rows": len(holdout), "holdout": experiment.data.holdout, "alpha": experiment.alpha},
@@ -84,17 +87,45 @@ def _refuse_unusable(passage: Passage, columns: set[str], rows: int) -> None:
         )
 
 
-def _judge(passage: Passage, compared: dict[str, dict[str, PairedDifference]], rows: int) -> Verdict:
+def _labels(passage: Passage, holdout: Any) -> NDArray[np.float64]:
+    import pandas as pd
+
+    data = passage.experiment.data
+    labels = pd.to_numeric(holdout[data.label], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    unusable = int((~np.isin(labels, (0.0, 1.0))).sum())
+    if unusable:
+        raise DataMissing(
+            f"{unusable} of {len(labels)} rows of the holdout {data.holdout} have a {data.label} that is neither 0 nor 1. "
+            "A row without its true outcome cannot be judged; leave such rows out."
+        )
+    return np.asarray(labels)
+
+
+def _answered(version: str, answers: NDArray[np.float64]) -> Verdict:
+    """A row that a version cannot answer drops out of the comparison, so that not answering must not pay."""
+    unanswered = int((~np.isfinite(answers)).sum())
+    numbers = {"rows": len(answers), "unanswered": unanswered}
+    if unanswered:
+        sentence = f"Version {version} answers {unanswered} of {len(answers):,} labelled rows with no number."
+        return Verdict(Outcome.ERROR, "unanswered_rows", sentence, numbers)
+    return Verdict(Outcome.PASS, "every_row_answered", f"Version {version} answers every row.", numbers)
+
+
+def _judge(
+    passage: Passage, compared: dict[str, dict[str, PairedDifference]], rows: int, answered: Verdict
+) -> Verdict:
     experiment = passage.experiment
     primary = experiment.primary
     if primary.name not in compared:
+        if not answered.passed:
+            return answered
         return Verdict(
             Outcome.PASS,
             "primary_is_online_only",
             f"{primary.name} cannot be measured offline; the holdout of {rows:,} rows is recorded for comparison.",
         )
     cells = compared[primary.name]
-    parts = [_gain(primary.name, cells["all"], experiment.evaluation.min_gain)]
+    parts = [answered, _gain(primary.name, cells["all"], experiment.evaluation.min_gain)]
     parts += [
         _cohort(primary.name, cell, experiment.evaluation.max_cohort_loss)
         for key, cell in cells.items()

@@ -14,6 +14,7 @@ from understudy.errors import GatewayMismatch, NoSuchRun, StaleGeneration, Unrea
 from understudy.events.evidence import EvidenceQuery, MetricQuery, collect
 from understudy.lifecycle.session import Passage, session
 from understudy.policy import Decision, Kind
+from understudy.registry import CHALLENGER
 from understudy.stats.evidence import Evidence
 from understudy.store import exposures, records, runs
 from understudy.tracking import StepRecord
@@ -22,6 +23,9 @@ from understudy.verdicts import Outcome, Verdict
 __all__ = ["abort", "conclude_stage", "gather", "look", "raise_exposure"]
 
 log = logging.getLogger(__name__)
+
+_BEFORE_EXPOSURE = ("preregister", "check_data", "evaluate", "shadow")
+"""Steps whose newest verdict must be PASS before anybody is exposed."""
 
 
 def raise_exposure(run_id: str, stage: int) -> dict[str, Any]:
@@ -50,13 +54,13 @@ def raise_exposure(run_id: str, stage: int) -> dict[str, Any]:
 
 
 def _refuse_without_pass(passage: Passage, stage: int) -> None:
-    before = {1: "shadow"}.get(stage, f"stage_{stage - 1}")
-    verdict = passage.previous(before)
-    if verdict is None or not verdict.passed:
-        found = "no verdict" if verdict is None else verdict.outcome.value
-        raise StaleGeneration(
-            f"Run {passage.run.run_id} may not enter stage {stage}: {before} has {found}. Only PASS raises exposure."
-        )
+    for before in _BEFORE_EXPOSURE if stage == 1 else (f"stage_{stage - 1}",):
+        verdict = passage.previous(before)
+        if verdict is None or not verdict.passed:
+            found = "no verdict" if verdict is None else verdict.outcome.value
+            raise StaleGeneration(
+                f"Run {passage.run.run_id} may not enter stage {stage}: {before} has {found}. Only PASS raises exposure."
+            )
 
 
 def look(run_id: str, stage: int) -> dict[str, Any]:
@@ -103,7 +107,8 @@ def look(run_id: str, stage: int) -> dict[str, Any]:
             decision.verdict,
             stage=stage,
             decision=decision.kind.value,
-            evidence=evidence.to_dict(),
+            # The moments behind a decision are kept whole; of a look that only held, their digest.
+            evidence={"digest": evidence.digest} if decision.kind is Kind.HOLD else evidence.to_dict(),
             at=now,
         )
     if decision.kind is Kind.ROLL_BACK:
@@ -162,7 +167,8 @@ def abort(key: str, reason: str) -> dict[str, Any]:
         reason: Why.
 
     Returns:
-        ``rollback_needed``: whether anybody was exposed or the registry was moved, with ``model`` and ``reason``.
+        ``rollback_needed``: whether anybody was exposed or the registry was moved; with ``model``, ``reason`` and
+        ``target_version``, the champion that the run started from.
     """
     doors = session()
     with doors.store.read() as connection:
@@ -171,23 +177,26 @@ def abort(key: str, reason: str) -> dict[str, Any]:
         except NoSuchRun:
             return {"rollback_needed": False, "model": None, "run_id": None, "reason": reason}
     passage = doors.passage(run.run_id)
-    answer = {"model": run.model, "run_id": run.run_id, "reason": reason}
+    why = _last_refusal(passage) or reason
+    answer = {"model": run.model, "run_id": run.run_id, "reason": why, "target_version": run.champion}
     if run.state.terminal:
         return answer | {"rollback_needed": False}
     if run.state is runs.RunState.PREPARING:
         with doors.store.write() as connection:
             runs.end(
-                connection,
-                run,
-                runs.RunState.FAILED,
-                ending=reason,
-                actor="understudy",
-                at=doors.store.clock(),
+                connection, run, runs.RunState.FAILED, ending=why, actor="understudy", at=doors.store.clock()
             )
-        doors.registry.delete_alias(run.model, "challenger", only_if=run.version)
+        doors.registry.delete_alias(run.model, CHALLENGER, only_if=run.version)
         return answer | {"rollback_needed": False}
-    _drop(passage, reason)
+    _drop(passage, why)
     return answer | {"rollback_needed": True}
+
+
+def _last_refusal(passage: Passage) -> str | None:
+    """Return why the run could not go on, in the words of the last verdict that was not a PASS."""
+    with passage.session.store.read() as connection:
+        recorded = records.verdicts_of(connection, passage.run.run_id, newest=1)
+    return None if not recorded or recorded[0].verdict.passed else recorded[0].verdict.sentence
 
 
 def _cohorts(passage: Passage) -> tuple[str, ...]:

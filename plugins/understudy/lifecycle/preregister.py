@@ -156,7 +156,8 @@ def _register(passage: Passage) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         champion = doors.registry.facts(run.model, run.champion, Path(folder) / "champion")
         challenger = doors.registry.facts(run.model, run.version, Path(folder) / "challenger")
-    _refuse_incompatible(passage, champion, challenger, set(holdout.columns))
+    # The label stands in the holdout only: a model that needs it could never answer a request.
+    _refuse_incompatible(passage, champion, challenger, set(holdout.columns) - {experiment.data.label})
     manifest = _prove_rollback_point(passage, champion, holdout)
     _prove_scores(passage, run.version, challenger, holdout)
     if doors.registry.alias(run.model, CHALLENGER) != run.version:
@@ -249,7 +250,7 @@ def _prove_scores(passage: Passage, version: str, facts: ModelFacts, holdout: An
     except Exception as error:
         raise ArtifactUnloadable(
             f"Version {version} of {passage.run.model} loads but cannot score the holdout ({type(error).__name__}: "
-            f"{str(error).splitlines()[0][:200]}). Compare its signature with the columns of {passage.experiment.data.holdout}."
+            f"{str(error)[:200].partition(chr(10))[0]}). Compare its signature with the columns of {passage.experiment.data.holdout}."
         ) from error
     if not np.isfinite(answers).all():
         raise ArtifactUnloadable(

@@ -33,9 +33,13 @@ def promote(run_id: str) -> dict[str, Any]:
         try:
             _seal(passage)
         except StaleGeneration:
-            # A rollback finished between the claim and here, so the alias set above is wrong again.
+            # A rollback finished between the claim and here, so the alias set above is wrong again. What it restored may
+            # be another version than the one this run started from.
+            with doors.store.read() as connection:
+                served = exposures.find(connection, run.model)
+            champion = served.champion if served else run.champion
             doors.registry.make_champion(
-                run.model, run.champion, move_stage=passage.experiment.registry.move_stage
+                run.model, champion, move_stage=passage.experiment.registry.move_stage
             )
             raise
     exposures.publish_flags(doors.store, doors.settings)

@@ -8,12 +8,13 @@ from typing import Any
 import jinja2
 
 from understudy.errors import NoSuchRun
+from understudy.events.reader import exposed_units
 from understudy.lifecycle import charts
 from understudy.lifecycle.session import Passage, session
 from understudy.store import ledger, records, runs
 from understudy.verdicts import Verdict
 
-__all__ = ["exposed_share", "report"]
+__all__ = ["render", "report"]
 
 _STATUS = {runs.RunState.PROMOTED: "FINISHED", runs.RunState.ROLLED_BACK: "KILLED"}
 
@@ -57,6 +58,7 @@ def render(passage: Passage) -> str:
     looks = [item for item in recorded if item.decision is not None]
     steps = [item for item in recorded if item.decision is None or item.decision != "HOLD"]
     compared = next((item.verdict for item in reversed(recorded) if item.step == "compare"), None)
+    exposed, units = exposed_units(passage.session.settings.events_dir, run.model, run.run_id)
     forecast = compared.evidence.get("forecast", {}) if compared else {}
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("understudy.lifecycle", "templates"), autoescape=True, trim_blocks=True
@@ -68,27 +70,13 @@ def render(passage: Passage) -> str:
         steps=steps,
         entries=entries,
         forecast=forecast,
-        share=exposed_share(looks),
+        exposed=exposed,
+        units=units,
         looks=len(looks),
         harm_chart=charts.harm_over_time(looks, passage.experiment.primary.name),
         forecast_chart=charts.offline_and_online(forecast),
         tables=_tables(looks),
     )
-
-
-def exposed_share(looks: list[records.RecordedVerdict]) -> dict[str, float] | None:
-    """Return how many units ever saw the challenger, and their share of all that were seen.
-
-    The log keeps units outside both arms only as requests of the champion, so the share is computed from the planned
-    shares of the stages: challenger units divided by challenger units over their share.
-    """
-    for item in reversed(looks):
-        if item.evidence and item.evidence["quality"]["challenger"]["units"]:
-            stages = item.evidence["quality"]["stages"]
-            seen = float(item.evidence["quality"]["challenger"]["units"])
-            share = max((stage["challenger_share"] or 0.0) for stage in stages)
-            return {"units": seen, "share": share}
-    return None
 
 
 def _tables(looks: list[records.RecordedVerdict]) -> list[Verdict]:

@@ -52,7 +52,9 @@ def probabilities(model: Any, frame: pd.DataFrame) -> NDArray[np.float64]:
     Raises:
         VersionIncompatible: The answer is neither one number per row nor two class probabilities per row.
     """
-    answer = np.asarray(model.predict(frame), dtype=np.float64)
+    # MLflow warns at length about every column that the signature does not name, so only those are handed over.
+    wanted = [name for name in model.metadata.get_input_schema().input_names() if name in frame.columns]
+    answer = np.asarray(model.predict(frame[wanted]), dtype=np.float64)
     if answer.ndim == 2 and answer.shape[1] in (1, 2):
         answer = answer[:, -1]
     if answer.shape != (len(frame),):

@@ -89,7 +89,7 @@ def _judge(
             "disagreement", 1 - agreement, 1 - rules.min_agreement, "of the requests are decided differently"
         ),
     ]
-    if count < rules.min_requests or not scored:
+    if scored < rules.min_requests:
         sentence = f"{scored} requests could be replayed; {rules.min_requests} are needed to decide anything."
         parts.append(Verdict(Outcome.INCONCLUSIVE, "too_few_requests", sentence))
     return worst_of(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy.engine import Connection
+
+from understudy.exposure import Exposure
 from understudy.lifecycle.session import Session
 from understudy.store import exposures, ledger, records, runs
 from understudy.store.runs import Run
@@ -22,65 +25,93 @@ def status(doors: Session, model: str | None = None) -> list[dict[str, Any]]:
         model: Only this model.
 
     Returns:
-        One JSON-safe dict a model: run, state, stage, percent, lease, versions, last verdicts, links.
+        One JSON-safe dict a model: what is served, the newest run, its lease, verdicts and links, and the last ledger
+        entries. Times are Unix seconds.
     """
     now = doors.store.clock()
-    answer = []
     with doors.store.read() as connection:
-        for exposure in exposures.every(connection):
-            if model not in (None, exposure.model):
-                continue
-            newest = runs.latest(connection, exposure.model, limit=1)
-            run = newest[0] if newest else None
-            live = exposure.live(now)
-            answer.append(
-                {
-                    "model": exposure.model,
-                    "champion": exposure.champion,
-                    "challenger": exposure.challenger,
-                    "generation": exposure.generation,
-                    "percent": exposure.percent if live else 0.0,
-                    "lease_expires_at": exposure.lease_expires_at,
-                    "lease_seconds_left": round(max(0.0, (exposure.lease_expires_at or 0) - now), 1)
-                    if live
-                    else 0.0,
-                    "run": run.run_id if run else None,
-                    "experiment": run.experiment if run else None,
-                    "state": run.state.value if run else "idle",
-                    "stage": run.stage if run else 0,
-                    "stages": [stage["percent"] for stage in run.spec["stages"]] if run else [],
-                    "version": run.version if run else None,
-                    "ending": run.ending if run else None,
-                    "links": _links(run) if run else {},
-                    "verdicts": _verdicts(connection, run) if run else [],
-                    "ledger": [
-                        {"at": entry.at, "actor": entry.actor, "action": entry.action, "reason": entry.reason}
-                        for entry in ledger.entries(connection, model=exposure.model)[-_LAST_ENTRIES:]
-                    ],
-                }
-            )
-    return answer
+        return [
+            _model(connection, exposure, now)
+            for exposure in exposures.every(connection)
+            if model in (None, exposure.model)
+        ]
 
 
-def _verdicts(connection: Any, run: Run) -> list[dict[str, Any]]:
+def _model(connection: Connection, exposure: Exposure, now: float) -> dict[str, Any]:
+    newest = runs.latest(connection, exposure.model, limit=1)
+    run = newest[0] if newest else None
+    return {
+        "model": exposure.model,
+        **_served(exposure, now),
+        **(_run(run) if run else _no_run()),
+        "verdicts": _verdicts(connection, run) if run else [],
+        "ledger": [
+            {"at": entry.at, "actor": entry.actor, "action": entry.action, "reason": entry.reason}
+            for entry in ledger.entries(connection, model=exposure.model, newest=_LAST_ENTRIES)
+        ],
+    }
+
+
+def _served(exposure: Exposure, now: float) -> dict[str, Any]:
+    """Return who answers: ``percent`` is what the lease still covers, so 0 once it has lapsed."""
+    live = exposure.live(now)
+    return {
+        "champion": exposure.champion,
+        "challenger": exposure.challenger,
+        "generation": exposure.generation,
+        "percent": exposure.percent if live else 0.0,
+        "mirror": exposure.mirror,
+        "lease_expires_at": exposure.lease_expires_at,
+        "lease_seconds_left": round((exposure.lease_expires_at or 0) - now, 1) if live else 0.0,
+        "lease_lapsed": exposure.exposed and not live,
+    }
+
+
+def _run(run: Run) -> dict[str, Any]:
+    """Return the newest run, ended or not; ``stage_rules`` are those of the stage it is at."""
+    stages = run.spec["stages"]
+    rules = stages[run.stage - 1] if run.stage else None
+    return {
+        "run": run.run_id,
+        "experiment": run.experiment,
+        "state": run.state.value,
+        "stage": run.stage,
+        "stages": [stage["percent"] for stage in stages],
+        "stage_entered_at": run.stage_entered_at,
+        "stage_rules": {key: rules[key] for key in ("soak", "timeout", "min_units")} if rules else None,
+        "version": run.version,
+        "started_at": run.created_at,
+        "updated_at": run.updated_at,
+        "actor": run.actor,
+        "reason": run.reason,
+        "ending": run.ending,
+        "links": _links(run),
+        "airflow": {key: run.airflow[key] for key in ("dag_id", "run_id") if run.airflow.get(key)},
+    }
+
+
+def _no_run() -> dict[str, Any]:
+    unknown = ("run", "experiment", "stage_entered_at", "stage_rules", "version")
+    nobody = ("started_at", "updated_at", "actor", "reason", "ending")
+    nothing = {"state": "idle", "stage": 0, "stages": [], "links": {}, "airflow": {}}
+    return dict.fromkeys((*unknown, *nobody)) | nothing
+
+
+def _verdicts(connection: Connection, run: Run) -> list[dict[str, Any]]:
     """Return the newest verdict of each step, in the order the steps were taken."""
-    newest: dict[str, records.RecordedVerdict] = {}
-    for recorded in records.verdicts_of(connection, run.run_id):
-        newest.pop(recorded.step, None)
-        newest[recorded.step] = recorded
     return [
         {
             "step": recorded.step,
+            "stage": recorded.stage,
             "outcome": recorded.verdict.outcome.value,
+            "decision": recorded.decision,
             "sentence": recorded.verdict.sentence,
             "at": recorded.at,
         }
-        for recorded in list(newest.values())[-_LAST_VERDICTS:]
+        for recorded in records.newest_of_each_step(connection, run.run_id)[-_LAST_VERDICTS:]
     ]
 
 
 def _links(run: Run) -> dict[str, str]:
-    links = {"airflow": str(run.airflow.get("url") or "")}
-    if run.mlflow_run_id:
-        links["mlflow_run"] = run.mlflow_run_id
+    links = {"airflow": str(run.airflow.get("url") or ""), "mlflow_run": run.mlflow_run_id or ""}
     return {name: link for name, link in links.items() if link}

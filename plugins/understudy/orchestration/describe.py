@@ -109,7 +109,8 @@ def experiment_page(experiment: Experiment) -> str:
         "## Exposure",
         _table(("stage", "share", "soak", "units per arm", "ends after"), _stage_rows(experiment)),
         _watch(experiment),
-        "## Data checks\n" + "\n".join(f"- `{check.suite}` on {check.on}" for check in experiment.checks),
+        "## Data checks\n"
+        + "\n".join(f"- `{check.suite}` on {check.dataset}" for check in experiment.checks),
         _GOOD_TO_KNOW,
     ]
     return "\n\n".join(parts)

@@ -12,6 +12,7 @@ from airflow.sdk import BaseOperator
 from understudy.errors import BadParameter, StepNotPassed
 from understudy.orchestration.actor import actor_of, airflow_run_of, idempotency_key_of, reason_of
 from understudy.orchestration.links import MlflowRunLink, RollbackRunLink
+from understudy.orchestration.triggers import GUARD_LOST, GuardTrigger
 
 __all__ = [
     "GuardOperator",
@@ -136,8 +137,6 @@ class GuardOperator(_StepOperator):
 
     def execute(self, context: Any) -> dict[str, Any]:
         """Look once, then wait for the decision."""
-        from understudy.orchestration.triggers import GuardTrigger
-
         look = import_module("understudy.lifecycle").look(self.run_id, self.stage)
         if look["decision"] == "HOLD":
             self.log.info("HOLD: %s", look["sentence"])
@@ -155,7 +154,7 @@ class GuardOperator(_StepOperator):
             StepNotPassed: The stage did not pass, or the guard was lost.
         """
         self.log.info("%s: %s", event["decision"], event["sentence"])
-        if event["verdict"]["reason_code"] == "guard_lost":
+        if event["verdict"]["reason"] == GUARD_LOST:
             # The store's last look says HOLD at best, which would hide why the stage ended.
             return self._stop(context, StepNotPassed(f"stage {self.stage}", event["verdict"]))
         return self._call(context, "conclude_stage", self.run_id, self.stage)
@@ -191,16 +190,19 @@ class StartRunOperator(BaseOperator):
 class RollBackOperator(BaseOperator):
     """Ends the exposure of a failed run, then has everything else restored by the ``rollback`` DAG and waits for it.
 
-    Skipped when there is nothing to restore: nobody was exposed and the registry was not touched.
+    Skipped when there is nothing to restore: the run came through, or nobody was exposed and the registry was not
+    touched.
 
     Args:
+        unless_succeeded: The task that only succeeds when the whole run does.
         rollback_dag_id: The DAG that restores.
     """
 
     operator_extra_links = (RollbackRunLink(),)
 
-    def __init__(self, *, rollback_dag_id: str = "rollback", **kwargs: Any) -> None:
+    def __init__(self, *, unless_succeeded: str, rollback_dag_id: str = "rollback", **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.unless_succeeded = unless_succeeded
         self.rollback_dag_id = rollback_dag_id
         self.rollback_run_id: str | None = None
 
@@ -208,9 +210,15 @@ class RollBackOperator(BaseOperator):
         """Set exposure to zero at once; start the rollback if there is something to restore."""
         from airflow.sdk.exceptions import AirflowSkipException
 
+        ti = context["ti"]
+        states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])[ti.run_id]
+        if states.get(self.unless_succeeded) == "success":
+            raise AirflowSkipException("The run came through: nothing to restore.")
+        failed = sorted(task for task, state in states.items() if state == "failed")
+        reason = f"Failed in Airflow: {', '.join(failed)}." if failed else "The run was stopped in Airflow."
         # By the key of the start, not by the run id that `preregister` returned: it may have failed after registering.
         key = idempotency_key_of(context["dag_run"])
-        aborted = import_module("understudy.lifecycle").abort(key, _what_failed(context))
+        aborted = import_module("understudy.lifecycle").abort(key, reason)
         if not aborted["rollback_needed"]:
             raise AirflowSkipException(
                 "Nobody was exposed and the registry was not touched: nothing to restore."
@@ -249,13 +257,6 @@ def refuse_unknown_parameters(context: Any) -> None:
             f"Unknown start parameter {', '.join(map(repr, unknown))}; this DAG takes {', '.join(known)}. "
             "Start it again with the right name."
         )
-
-
-def _what_failed(context: Any) -> str:
-    ti = context["ti"]
-    states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id])
-    failed = sorted(task for tasks in states.values() for task, state in tasks.items() if state == "failed")
-    return f"Failed in Airflow: {', '.join(failed) or 'a task before'}."
 
 
 def _start_signal(dag_id: str, run_id: str, conf: dict[str, Any], *, wait: bool) -> Exception:

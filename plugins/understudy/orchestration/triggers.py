@@ -13,7 +13,12 @@ from typing import Any
 
 from airflow.triggers.base import BaseEventTrigger, BaseTrigger, TriggerEvent
 
-__all__ = ["GuardTrigger", "RegistryTrigger"]
+from understudy.verdicts import Outcome, Verdict
+
+__all__ = ["GUARD_LOST", "GuardTrigger", "RegistryTrigger"]
+
+GUARD_LOST = "guard_lost"
+"""Reason of a stage that ended because nobody could look at it any more."""
 
 DECISIONS = ("ADVANCE", "HOLD", "ROLL_BACK")
 LOOK_LIMIT = 30.0
@@ -93,16 +98,8 @@ class GuardTrigger(BaseTrigger):
         except Exception:
             self.log.exception("Exposure of %s could not be ended; its lease lapses unrenewed.", self.run_id)
             sentence = f"{reason} Exposure could not be set to zero either; its lease lapses unrenewed."
-        return {
-            "decision": "ROLL_BACK",
-            "sentence": sentence,
-            "verdict": {
-                "outcome": "ERROR",
-                "reason_code": "guard_lost",
-                "sentence": sentence,
-                "evidence": {},
-            },
-        }
+        verdict = Verdict(Outcome.ERROR, GUARD_LOST, sentence)
+        return {"decision": "ROLL_BACK", "sentence": sentence, "verdict": verdict.to_dict()}
 
     def _abort(self, reason: str) -> None:
         import_module("understudy.lifecycle").abort(self.run_id, reason)

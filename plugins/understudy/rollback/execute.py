@@ -121,7 +121,8 @@ def _uses_stages(doors: Session, model: str) -> bool:
 def _restore_serving(doors: Session, plan: Plan) -> Any:
     with doors.store.write() as connection:
         now = doors.store.clock()
-        exposures.adopt(connection, plan.model, plan.target, actor="understudy", at=now)
+        if exposures.find(connection, plan.model) is None:
+            exposures.adopt(connection, plan.model, plan.target, actor="understudy", at=now)
         served = exposures.set_champion(connection, plan.model, plan.target, at=now)
     exposures.publish_flags(doors.store, doors.settings)
     return served

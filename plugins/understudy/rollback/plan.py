@@ -67,9 +67,7 @@ def resolve(connection: Connection, registry: Registry, model: str, target_versi
     if target_version is not None:
         chosen = registry.version(model, target_version).version
         taken = run.version if run else (current if current != chosen else None)
-        return Plan(
-            model, current, chosen, taken, run_id, "It was chosen by the person who asked for the rollback."
-        )
+        return Plan(model, current, chosen, taken, run_id, "It was named by whoever asked for the rollback.")
     if run:
         why = f"Run {run.run_id} is on; its rollback point is the champion it started from."
         return Plan(model, current, run.champion, run.version, run_id, why)
@@ -117,11 +115,14 @@ def finished(connection: Connection, model: str, key: str) -> Mapping[str, Any] 
 
 
 def unfinished(connection: Connection, model: str) -> Plan | None:
-    """Return the plan of a rollback that was started and not finished."""
+    """Return the plan of a rollback that was started and not finished.
+
+    A run that was started since then shows that somebody carried on from there: the old plan leads nowhere any more.
+    """
     plan = None
     for entry in ledger.entries(connection, model=model):
         if entry.action == "rollback.started":
             plan = Plan(**entry.body["plan"])
-        elif entry.action == "rollback.finished":
+        elif entry.action in ("rollback.finished", "run.started"):
             plan = None
     return plan

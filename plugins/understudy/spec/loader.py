@@ -16,6 +16,8 @@ from understudy.spec.models import Experiment
 __all__ = ["find", "load", "load_all", "validate_folder"]
 
 _SUFFIXES = (".yaml", ".yml")
+# The C parser where PyYAML was built with it: every DAG file parse reads every experiment.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def load(path: Path) -> Experiment:
@@ -31,9 +33,7 @@ def load(path: Path) -> Experiment:
         SpecInvalid: With one line per broken rule: file, line, field, rule and fix.
     """
     try:
-        text = path.read_text()
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
+        root, content = _parse(path.read_text())
     except OSError as error:
         raise SpecInvalid(
             f"{path.name}: cannot be read ({error.strerror}). Check the path and its permissions."
@@ -97,6 +97,16 @@ def find(folder: Path, name: str) -> Experiment:
         f"There is no experiment {name!r} in {folder}.{_did_you_mean(name, known)} "
         f"Known experiments: {', '.join(known) or 'none'}."
     )
+
+
+def _parse(text: str) -> tuple[yaml.Node | None, Any]:
+    """Parse a file once, into nodes that know their lines and into plain values."""
+    parser = _LOADER(text)
+    try:
+        root = parser.get_single_node()
+        return root, None if root is None else parser.construct_document(root)
+    finally:
+        parser.dispose()
 
 
 def _problems(path: Path, root: yaml.Node | None, error: ValidationError) -> list[str]:

@@ -118,7 +118,7 @@ class Check(_Declared):
     """One Great Expectations suite and the data that it is held against."""
 
     suite: Name = Field(description="File name in `expectations/`, without `.json`.")
-    on: Literal["reference", "holdout", "requests"] = Field(
+    dataset: Literal["reference", "holdout", "requests"] = Field(
         description="The dataset, or recent logged requests."
     )
 
@@ -292,7 +292,7 @@ class Experiment(_Declared):
             raise ValueError(
                 f"stale_after ({self.stale_after:g}s) must be shorter than lease ({self.lease:g}s)"
             )
-        _refuse_repeats("check", [f"{check.suite} on {check.on}" for check in self.checks])
+        _refuse_repeats("check", [f"{check.suite} on {check.dataset}" for check in self.checks])
         return self
 
     @property

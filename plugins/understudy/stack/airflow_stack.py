@@ -75,7 +75,6 @@ def airflow_settings(
             "parsing_processes": "1",
         },
         "logging": {"base_log_folder": str(home / "logs")},
-        "usage_data_collection": {"enabled": "False"},
     }
     env = {
         f"AIRFLOW__{section.upper()}__{key.upper()}": value

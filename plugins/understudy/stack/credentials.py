@@ -1,4 +1,4 @@
-"""The secrets and passwords of one embedded installation: made at random once, kept with its state, for its owner only."""
+"""The secrets and passwords of one embedded installation: made at random once and kept for its owner only."""
 
 from __future__ import annotations
 

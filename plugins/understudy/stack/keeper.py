@@ -121,10 +121,13 @@ def _keep(owner: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     sessions: set[int] = set()
     pending = b""
-    while (
-        os.getppid() == owner
-    ):  # a forked copy of the owner may hold the pipe open, so the pipe alone is not enough
-        if not select.select([0], [], [], 0.5)[0]:
+    while True:
+        # A forked copy of the owner may hold the pipe open, so its end is not the only sign. What the owner still wrote
+        # is read first: it may have died before this process was up.
+        orphaned = os.getppid() != owner
+        if not select.select([0], [], [], 0.0 if orphaned else 0.5)[0]:
+            if orphaned:
+                break
             continue
         chunk = os.read(0, 4096)
         if not chunk:

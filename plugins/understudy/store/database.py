@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from understudy.errors import StoreError
 from understudy.settings import Settings
@@ -39,28 +39,46 @@ class Store:
         Raises:
             StoreError: The database cannot be opened, is read-only or belongs to a newer Understudy.
         """
-        engine = _engine(settings.store_url)
         try:
+            engine = _engine(settings.store_url)
             _migrate(engine, settings.home)
-        except (sa.exc.SQLAlchemyError, OSError) as error:
-            shown = make_url(settings.store_url).render_as_string(hide_password=True)
+            _prove_writable(engine)
+        except (sa.exc.SQLAlchemyError, OSError, ImportError) as error:
             raise StoreError(
-                f"The store {shown} cannot be opened ({error}). It must be a database that this user may write; check "
-                "UNDERSTUDY_STORE_URL and the folder's permissions."
+                f"The store {_shown(settings.store_url)} cannot be opened ({_cause(error)}). It must be a database that "
+                "this user may write; check UNDERSTUDY_STORE_URL and the folder's permissions."
             ) from error
         return cls(engine, clock)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Give a transaction that sees one consistent state and changes nothing."""
-        with self.engine.connect() as connection, connection.begin():
+        """Give a transaction that sees one consistent state and changes nothing.
+
+        Raises:
+            StoreError: The database does not answer.
+        """
+        with self._answering(), self.engine.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """Give a transaction that excludes every other writer until it ends."""
-        with self.engine.connect().execution_options(understudy_write=True) as connection, connection.begin():
+        """Give a transaction that excludes every other writer until it ends.
+
+        Raises:
+            StoreError: The database does not answer, stays locked, is full or cannot be written. Nothing was changed.
+        """
+        with self._answering(), _writing(self.engine) as connection:
             yield connection
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.OperationalError as error:
+            raise StoreError(
+                f"The store {_shown(self.engine.url)} does not work ({_cause(error)}), and nothing was changed. It must be "
+                "reachable, writable and have free space; put that right and run the step again."
+            ) from error
 
     def close(self) -> None:
         """Close every pooled connection."""
@@ -92,6 +110,19 @@ def _engine(url: str) -> Engine:
     return engine
 
 
+@contextmanager
+def _writing(engine: Engine) -> Iterator[Connection]:
+    with engine.connect().execution_options(understudy_write=True) as connection, connection.begin():
+        yield connection
+
+
+def _prove_writable(engine: Engine) -> None:
+    """Write nothing once: a store that can only be read would otherwise fail in the middle of a step."""
+    with _writing(engine) as connection:
+        # SQLite gives the write lock of a read-only file away and refuses only the statement.
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = version_num WHERE 1 = 0"))
+
+
 def _migrate(engine: Engine, home: Path) -> None:
     if _revision(engine) == _HEAD:
         return
@@ -109,7 +140,7 @@ def _migrate(engine: Engine, home: Path) -> None:
             raise StoreError(
                 f"The store has schema {found}, this Understudy knows up to {_HEAD}. A newer version wrote it; use that one."
             )
-        with engine.connect().execution_options(understudy_write=True) as connection, connection.begin():
+        with _writing(engine) as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
@@ -119,3 +150,16 @@ def _revision(engine: Engine) -> str | None:
         if not sa.inspect(connection).has_table("alembic_version"):
             return None
         return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def _shown(url: str | URL) -> str:
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except sa.exc.ArgumentError:
+        # It may hold a password in a place where nobody can tell it from the rest.
+        return "of UNDERSTUDY_STORE_URL"
+
+
+def _cause(error: Exception) -> str:
+    """Return the driver's own words, without the statement and its values."""
+    return (str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0]

@@ -72,7 +72,7 @@ def append(
     ).first()
     fields: dict[str, Any] = {
         "seq": last.seq + 1 if last else 1,
-        "at": at,
+        "at": float(at),  # a whole number would come back from the database as 5.0 and break its digest
         "actor": actor,
         "action": action,
         "model": model,
@@ -86,14 +86,23 @@ def append(
     return entry
 
 
-def entries(connection: Connection, model: str | None = None, run_id: str | None = None) -> list[Entry]:
-    """Return the entries in order, all of them or those of one model or run."""
-    query = sa.select(schema.ledger).order_by(schema.ledger.c.seq)
+def entries(
+    connection: Connection, model: str | None = None, run_id: str | None = None, newest: int | None = None
+) -> list[Entry]:
+    """Return the entries in order.
+
+    Args:
+        connection: Any transaction.
+        model: Only this model's.
+        run_id: Only this run's.
+        newest: Only the last so many.
+    """
+    query = sa.select(schema.ledger).order_by(schema.ledger.c.seq.desc()).limit(newest)
     if model is not None:
         query = query.where(schema.ledger.c.model == model)
     if run_id is not None:
         query = query.where(schema.ledger.c.run_id == run_id)
-    return [Entry(**row._mapping) for row in connection.execute(query)]
+    return [Entry(**row._mapping) for row in reversed(connection.execute(query).all())]
 
 
 def verify(connection: Connection) -> int | None:

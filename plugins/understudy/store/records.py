@@ -16,6 +16,7 @@ __all__ = [
     "RecordedVerdict",
     "accept_starts",
     "accepted_starts",
+    "newest_of_each_step",
     "record_verdict",
     "rollback_point",
     "save_rollback_point",
@@ -79,12 +80,28 @@ def verdicts_of(
     rows: Sequence[sa.Row[Any]] = connection.execute(
         query.order_by(schema.verdicts.c.id.desc()).limit(newest)
     ).all()
-    return [
-        RecordedVerdict(
-            row.run_id, row.step, row.stage, row.decision, Verdict.from_dict(row.body), row.evidence, row.at
-        )
-        for row in reversed(rows)
-    ]
+    return [_recorded(row) for row in reversed(rows)]
+
+
+def newest_of_each_step(connection: Connection, run_id: str) -> list[RecordedVerdict]:
+    """Return the last verdict of every step of a run, in the order they fell.
+
+    A guard leaves a verdict with its evidence every few seconds, so whoever only wants to know how things stand must
+    not read them all.
+    """
+    newest = (
+        sa.select(sa.func.max(schema.verdicts.c.id))
+        .where(schema.verdicts.c.run_id == run_id)
+        .group_by(schema.verdicts.c.step)
+    )
+    query = sa.select(schema.verdicts).where(schema.verdicts.c.id.in_(newest)).order_by(schema.verdicts.c.id)
+    return [_recorded(row) for row in connection.execute(query)]
+
+
+def _recorded(row: sa.Row[Any]) -> RecordedVerdict:
+    return RecordedVerdict(
+        row.run_id, row.step, row.stage, row.decision, Verdict.from_dict(row.body), row.evidence, row.at
+    )
 
 
 def save_rollback_point(
