@@ -11,7 +11,7 @@ from rich.table import Table
 
 from understudy.lifecycle.session import Session, session
 from understudy.lifecycle.status import status
-from understudy.store import records, runs
+from understudy.store import exposures, records, runs
 
 _STYLE = {"PASS": "green", "FAIL": "red", "ERROR": "red", "INCONCLUSIVE": "yellow"}
 
@@ -82,6 +82,12 @@ class Story:
     def state(self, model: str) -> dict[str, Any]:
         """Return what the store says of the model."""
         return status(self.doors, model)[0]
+
+    def exposed(self, model: str) -> bool:
+        """Tell whether any unit sees a challenger now."""
+        with self.doors.store.read() as connection:
+            found = exposures.find(connection, model)
+        return found is not None and found.live(time.time())
 
     def caught(self, run_id: str) -> str | None:
         """Say which metric caught a run, at which stage, and how many units ever saw it; None if none did."""

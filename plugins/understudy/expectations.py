@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["CheckResult", "check", "load_suite"]
 
 _ROW_COUNT = ("expect_table_row_count_to_be_between", "expect_table_row_count_to_equal")
+_NO_COLUMN = re.compile(r'Error: The column "[^"]*" in BatchData does not exist\.')
+_KIND = re.compile(r"^(?:\w+\.)*(\w+(?:Error|Exception))\b", re.MULTILINE)
+_QUANTILES = {"quantiles", "values"}
 # Without sample values: rows of user data must not reach a log, an artifact or a page.
 _RESULT_FORMAT = {"result_format": "BASIC", "partial_unexpected_count": 0}
 
@@ -133,11 +137,40 @@ def check(folder: Path, name: str, frame: pd.DataFrame, on: str) -> CheckResult:
 
 
 def _make_plain(result: Any) -> None:
-    """Turn NumPy scalars into Python numbers; the page renderer of Great Expectations cannot read NumPy 2's."""
+    """Leave only what cannot be a user's value, before anything is judged, shown or kept.
+
+    Great Expectations quotes values as observations, in details and in the messages of exceptions. It also leaves NumPy
+    scalars in results, and its own page renderer cannot read NumPy 2's.
+    """
     for item in result.results:
+        _withhold_message(item.exception_info or {})
         values = item.result or {}
-        if hasattr(values.get("observed_value"), "item"):
-            values["observed_value"] = values["observed_value"].item()
+        for key, value in list(values.items()):
+            plain = value.item() if hasattr(value, "item") else value
+            if _harmless(plain) or item.expectation_config.type.startswith("expect_table_"):
+                values[key] = plain
+            elif key == "observed_value":
+                values[key] = "(not shown: it could be a user's value)"
+            else:
+                del values[key]
+
+
+def _harmless(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        numbers = [number for part in value.values() for number in part] if set(value) <= _QUANTILES else [value]
+        return all(isinstance(number, (int, float)) for number in numbers)
+    return value is None or isinstance(value, (int, float))
+
+
+def _withhold_message(info: Any) -> None:
+    """Put the kind of an exception in the place of its message, unless that only says that a column is missing."""
+    for nested in (info, *(part for part in info.values() if isinstance(part, Mapping))):
+        if nested.get("raised_exception"):
+            message, trace = str(nested["exception_message"]), str(nested["exception_traceback"])
+            if not _NO_COLUMN.fullmatch(message):
+                kind = _KIND.search(trace)
+                message = f"{kind[1] if kind else 'an exception'} (its text is withheld: it could quote a user's value)"
+            nested |= {"exception_message": message, "exception_traceback": ""}
 
 
 def _judge(item: Any, suite: str, on: str) -> Verdict:
@@ -170,11 +203,9 @@ def _judge(item: Any, suite: str, on: str) -> Verdict:
 
 def _exception(info: Mapping[str, Any]) -> str | None:
     """Return the message of an expectation that raised; Great Expectations has two shapes for it."""
-    if "raised_exception" in info:
-        return str(info["exception_message"]).splitlines()[0] if info["raised_exception"] else None
-    for nested in info.values():
-        if isinstance(nested, Mapping) and nested.get("raised_exception"):
-            return str(nested["exception_message"]).splitlines()[0]
+    for part in (info, *(part for part in info.values() if isinstance(part, Mapping))):
+        if part.get("raised_exception"):
+            return str(part["exception_message"])
     return None
 
 

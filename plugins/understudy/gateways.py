@@ -102,7 +102,7 @@ def _difference(found: Mapping[str, Any], exposure: Exposure) -> str | None:
     if found.get("model") != exposure.model:
         return f"serves model {found.get('model')}, not {exposure.model}"
     if not found.get("ready"):
-        return f"is not ready: {found.get('problem') or 'models are loading'}"
+        return f"is not ready: it waits for {found.get('waiting_for') or 'its models'}"
     generation = found.get("generation")
     if not isinstance(generation, int) or generation < exposure.generation:
         return f"is at generation {generation}"
@@ -111,7 +111,8 @@ def _difference(found: Mapping[str, Any], exposure: Exposure) -> str | None:
     needed = {exposure.champion} | ({exposure.challenger} if exposure.challenger else set())
     missing = needed - set(found.get("loaded", ()))
     if missing and generation == exposure.generation:
-        return f"could not load version {', '.join(sorted(missing))}: {found.get('problem') or 'no reason given'}"
+        why = found.get("challenger_error") or "it is still loading"
+        return f"has not loaded version {', '.join(sorted(missing))}: {why}"
     return None
 
 

@@ -23,7 +23,9 @@ def adopt(store: Store, model: str, champion: str = "1") -> None:
         exposures.adopt(connection, model, champion, actor="ana", at=store.clock())
 
 
-def prepare(store: Store, model: str, *, actor: str = "ana", reason: str = "Weather features are in.") -> runs.Run:
+def prepare(
+    store: Store, model: str, *, actor: str = "ana", reason: str = "Weather features are in."
+) -> runs.Run:
     """Start a run of version 2 whose checks all passed; nobody is exposed."""
     adopt(store, model)
     name = model.replace("-", "_")
@@ -58,7 +60,9 @@ def expose(store: Store, run: runs.Run, stage: int, *, lease: float = 45) -> Non
             if number < stage:
                 passed = Verdict(Outcome.PASS, "ok", f"No metric is harmed at {percent} % of units.")
                 look(store, run, number, passed, "ADVANCE", connection=connection)
-        waiting = "brier is +0.0021 (-0.0040 to +0.0082): the data does not decide yet; 143 of 200 units are in."
+        waiting = (
+            "brier is +0.0021 (-0.0040 to +0.0082): the data does not decide yet; 143 of 200 units are in."
+        )
         for _ in range(2):
             verdict = Verdict(Outcome.INCONCLUSIVE, "undecided", waiting)
             look(store, run, stage, verdict, "HOLD", connection=connection)

@@ -26,7 +26,10 @@ def test_a_stranger_gets_401(anonymous: TestClient, path: str) -> None:
 @pytest.mark.parametrize("path", PATHS)
 def test_a_token_that_airflow_did_not_sign_is_refused(anonymous: TestClient, path: str) -> None:
     forged = jwt.encode({"sub": "boss", "role": "admin", "exp": 4_000_000_000}, "x" * 64, algorithm="HS512")
-    assert anonymous.get(f"/understudy{path}", headers={"Authorization": f"Bearer {forged}"}).status_code in (401, 403)
+    assert anonymous.get(f"/understudy{path}", headers={"Authorization": f"Bearer {forged}"}).status_code in (
+        401,
+        403,
+    )
     anonymous.cookies.set("_token", forged)
     assert anonymous.get(f"/understudy{path}").status_code in (401, 403)
 
@@ -39,7 +42,9 @@ def test_a_viewer_may_read(viewer: TestClient, store: Store, path: str) -> None:
     assert "flight-delay" in answer.text
 
 
-def test_the_session_cookie_of_airflows_pages_is_enough(anonymous: TestClient, viewer: TestClient, store: Store) -> None:
+def test_the_session_cookie_of_airflows_pages_is_enough(
+    anonymous: TestClient, viewer: TestClient, store: Store
+) -> None:
     anonymous.cookies.set("_token", viewer.headers["Authorization"].removeprefix("Bearer "))
     assert anonymous.get("/understudy/").status_code == 200
 
@@ -57,7 +62,9 @@ def test_no_route_answers_a_stranger_and_none_writes(airflow_web: Any) -> None:
         assert answer.status_code == 401, f"{route} answers a stranger with {answer.status_code}"
 
 
-@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect", "/templates/page.html"])
+@pytest.mark.parametrize(
+    "path", ["/docs", "/redoc", "/openapi.json", "/docs/oauth2-redirect", "/templates/page.html"]
+)
 def test_the_application_does_not_describe_itself(anonymous: TestClient, path: str) -> None:
     assert anonymous.get(f"/understudy{path}").status_code == 404
 

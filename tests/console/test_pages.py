@@ -56,7 +56,9 @@ def test_an_exposed_run_shows_share_stage_lease_verdicts_and_ledger(viewer: Test
     assert "Weather features are in." in page
 
 
-def test_links_lead_to_airflow_mlflow_and_the_report_without_asking_any_of_them(viewer: TestClient, store: Store) -> None:
+def test_links_lead_to_airflow_mlflow_and_the_report_without_asking_any_of_them(
+    viewer: TestClient, store: Store
+) -> None:
     run = scenes.prepare(store, "flight-delay")
     page = _page(viewer)
     assert 'href="../dags/experiment__flight_delay"' in page
@@ -71,6 +73,7 @@ def test_a_lapsed_lease_is_an_alarm_and_nobody_counts_as_exposed(viewer: TestCli
     page = _page(viewer)
     assert "The lease of version 2 has lapsed" in page
     assert '<article class="card alarm"' in page
+    assert '<span class="badge alarm">lease lapsed</span>' in page
     state = viewer.get("/understudy/api/status").json()["models"][0]
     assert (state["percent"], state["lease_seconds_left"], state["lease_lapsed"]) == (0.0, 0.0, True)
 

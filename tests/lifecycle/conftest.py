@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pandas as pd
 import pytest
 
 from tests import declared
-from tests.servers import PSEUDONYM_KEY, start_mlflow
+from tests.servers import PSEUDONYM_KEY, free_port, start_mlflow
 from understudy import lifecycle
 from understudy.events.writer import EventWriter
 from understudy.exposure import Exposure, read_document
@@ -165,6 +166,19 @@ class World:
         where = {"dag_id": "experiment__delay_test", "run_id": key, "url": "http://airflow/run"}
         return lifecycle.begin(declared.NAME, version, key, "Ada", "a test", where)
 
+    @contextmanager
+    def mlflow_down(self) -> Iterator[None]:
+        """Let nobody listen where the registry is looked for."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+            self._reconnect()
+            yield
+        self._reconnect()
+
+    def _reconnect(self) -> None:
+        for door in ("registry", "tracking"):
+            self.session.__dict__.pop(door, None)
+
     def alias(self, name: str = "champion") -> str | None:
         return self.session.registry.alias(self.model, name)
 
@@ -199,10 +213,31 @@ class World:
                 verdict = Verdict(outcome, "test", "Written by a test.", {"cohorts": []})
                 records.record_verdict(connection, run_id, step, verdict, at=self.clock())
 
-    def exposed_run(self, stage: int = 1, version: str | None = None) -> str:
+    def started(self, version: str) -> str:
+        """Write a run into the store and set its alias, as a start does once it has proven everything."""
+        at = self.clock()
+        with self.store.write() as connection:
+            exposures.adopt(connection, self.model, self.alias() or "", actor="tests", at=at)
+            run = runs.create(
+                connection,
+                key=f"key-{at}",
+                spec=self.experiment.frozen(),
+                spec_digest=self.experiment.digest(),
+                version=version,
+                champion=self.alias() or "",
+                actor="Ada",
+                reason="a test",
+                airflow={},
+                at=at,
+            )
+        exposures.publish_flags(self.store, self.settings)
+        self.session.registry.set_alias(self.model, "challenger", version)
+        return run.run_id
+
+    def exposed_run(self, stage: int = 1, version: str | None = None, run_id: str | None = None) -> str:
         """Bring a run to a stage, with the steps before it passed."""
-        run_id = str(self.begin(version or self.versions["good"], key=f"k{self.clock.now}")["run_id"])
-        self.record(run_id, *STEPS_BEFORE_EXPOSURE[1:])
+        run_id = run_id or self.started(version or self.versions["good"])
+        self.record(run_id, *STEPS_BEFORE_EXPOSURE)
         for number in range(1, stage + 1):
             lifecycle.raise_exposure(run_id, number)
             if number < stage:
@@ -259,7 +294,8 @@ def _register(doors: Session, models: Models, model: str, versions: Sequence[str
     client = doors.registry.client
     client.create_registered_model(model)
     registered = {
-        name: str(client.create_model_version(model, models.logged[name]).version) for name in versions
+        name: str(client.create_model_version(model, uri, model_id=uri.rpartition("/")[2]).version)
+        for name, uri in ((name, models.logged[name]) for name in versions)
     }
     if versions:
         client.set_registered_model_alias(model, "champion", "1")

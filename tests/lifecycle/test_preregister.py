@@ -22,7 +22,6 @@ from understudy.errors import (
     Unreachable,
     VersionIncompatible,
 )
-from understudy.lifecycle.session import Session
 from understudy.store import records
 from understudy.store.runs import RunState
 
@@ -180,16 +179,8 @@ def test_a_missing_holdout_is_named_and_ends_the_run(world: World) -> None:
     assert nobody_is_exposed(world)
 
 
-def test_mlflow_that_is_down_is_unreachable_and_nobody_is_exposed(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
-    monkeypatch.setitem(
-        __import__("understudy.lifecycle.session", fromlist=["_opened"])._opened,
-        world.settings,
-        Session(world.settings, world.store),
-    )
-    with pytest.raises(Unreachable, match="MLFLOW_TRACKING_URI"):
+def test_mlflow_that_is_down_is_unreachable_and_nobody_is_exposed(world: World) -> None:
+    with world.mlflow_down(), pytest.raises(Unreachable, match="MLFLOW_TRACKING_URI"):
         world.begin("2")
     assert world.active() is None
     assert nobody_is_exposed(world)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException, DagRunTriggerException, TaskDeferred
@@ -16,6 +17,7 @@ from understudy.orchestration.operators import (
 )
 
 PASSED = {"outcome": "PASS", "sentence": "Good.", "mlflow_url": "http://mlflow/run", "run_id": "demo-v2-1"}
+TIMED = PASSED | {"work_seconds": ANY}
 FAILED = {"outcome": "FAIL", "sentence": "Worse.", "mlflow_url": "http://mlflow/run", "reason": "harm"}
 KEY = "experiment__demo/manual__1"
 
@@ -71,7 +73,7 @@ def test_preregister_hands_on_who_asked_for_what_and_why(
 ) -> None:
     monkeypatch.setenv("UNDERSTUDY_AIRFLOW_URL", "http://airflow")
     lifecycle.answers["begin"] = PASSED
-    assert preregister().execute(context({"version": "2", "reason": "New weather feed"})) == PASSED
+    assert preregister().execute(context({"version": "2", "reason": "New weather feed"})) == TIMED
     ((name, asked),) = lifecycle.calls
     assert name == "begin"
     assert asked == {
@@ -98,7 +100,7 @@ def test_a_misspelt_start_parameter_is_refused_before_anything_is_registered(lif
 def test_a_step_returns_its_verdict_and_knows_its_mlflow_run(lifecycle: Any) -> None:
     lifecycle.answers["raise_exposure"] = PASSED
     step = LifecycleOperator(step="raise_exposure", arguments={"stage": 3}, run_id="demo-v2-1")
-    assert step.execute(context()) == PASSED
+    assert step.execute(context()) == TIMED
     assert lifecycle.calls == [("raise_exposure", "demo-v2-1", {"stage": 3})]
     (link,) = step.operator_extra_links
     assert link.get_link(step, ti_key=None) == "http://mlflow/run"
@@ -136,7 +138,7 @@ def test_the_guard_defers_to_its_trigger_while_the_stage_is_open(lifecycle: Any,
 
 def test_a_guard_that_is_tried_again_after_the_decision_does_not_wait(lifecycle: Any, looks: Any) -> None:
     lifecycle.answers = {"look": looks("ADVANCE"), "conclude_stage": PASSED}
-    assert guard().execute(context()) == PASSED
+    assert guard().execute(context()) == TIMED
 
 
 @pytest.mark.parametrize("decision", ["ADVANCE", "ROLL_BACK"])
@@ -147,7 +149,7 @@ def test_the_store_and_not_the_event_says_how_a_stage_ended(
     with pytest.raises(StepNotPassed, match="Worse"):
         guard().execute_complete(context(), looks(decision))
     lifecycle.answers["conclude_stage"] = PASSED
-    assert guard().execute_complete(context(), looks("ADVANCE")) == PASSED
+    assert guard().execute_complete(context(), looks("ADVANCE")) == TIMED
 
 
 def test_a_lost_guard_says_why_it_was_lost(lifecycle: Any) -> None:

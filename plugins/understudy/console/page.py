@@ -72,6 +72,11 @@ class Card:
     command: str
 
     @property
+    def ended(self) -> bool:
+        """Whether the newest run has ended, so that another may start."""
+        return self.state["state"] in _ENDED
+
+    @property
     def exposed(self) -> bool:
         """Whether any unit sees the challenger now."""
         return bool(self.state["percent"] > 0)
@@ -91,7 +96,7 @@ def _card(state: Mapping[str, Any], mlflow: str) -> Card:
     tone, headline, outlook = _sentences(state)
     return Card(
         model=state["model"],
-        label=_LABELS.get(state["state"], state["state"]),
+        label=_label(state),
         tone=tone,
         headline=headline,
         outlook=outlook,
@@ -102,6 +107,14 @@ def _card(state: Mapping[str, Any], mlflow: str) -> Card:
         links=_links(state, mlflow),
         command=f'understudy rollback {shlex.quote(state["model"])} --reason "what you saw"',
     )
+
+
+def _label(state: Mapping[str, Any]) -> str:
+    if state["lease_lapsed"] and state["state"] in ("exposed", "promoting"):
+        return "lease lapsed"
+    if state["state"] == "exposed" and not state["percent"]:
+        return "exposure ended"
+    return _LABELS.get(state["state"], state["state"])
 
 
 def _sentences(state: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -210,7 +223,7 @@ def _ladder(state: Mapping[str, Any]) -> list[Step]:
 
 def _stage(state: Mapping[str, Any]) -> str:
     rules = state["stage_rules"]
-    if not rules or state["state"] != "exposed":
+    if not rules or state["state"] != "exposed" or not state["percent"]:
         return ""
     return (
         f"Stage {state['stage']} of {len(state['stages'])} takes at least {duration(rules['soak'])} and "

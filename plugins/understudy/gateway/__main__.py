@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from understudy.errors import UnderstudyError
 from understudy.settings import Settings
-from understudy.spec import load_all
+from understudy.spec import validate_folder
 
 __all__ = ["main"]
 
@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger(name).setLevel(logging.ERROR)
     # A serving process does not phone home, and an unreachable registry is asked again by the gateway itself.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # Small batches gain nothing from a thread a core, and wait for each other on a busy machine.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     warnings.filterwarnings("ignore", module="mlflow")
@@ -51,9 +53,13 @@ def _serve(options: argparse.Namespace) -> None:
 
     settings = Settings.from_env()
     _ = settings.mlflow_uri  # refused here rather than at the first load
+    experiments, broken = validate_folder(settings.experiments)
+    for error in broken.values():
+        # Somebody else's mistake must not keep this model from being served.
+        logging.getLogger(__name__).warning("An experiment file is left out: %s", error.message)
     config = GatewayConfig(
         model=options.model,
-        traffic=traffic_of(options.model, load_all(settings.experiments)),
+        traffic=traffic_of(options.model, experiments),
         flags_path=settings.flags_path,
         events_dir=settings.events_dir,
         pseudonym_key=settings.pseudonym_key,

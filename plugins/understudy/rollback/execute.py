@@ -42,6 +42,8 @@ def execute(
         raise BadParameter(
             "A rollback needs a reason, and it is empty. Say what was seen, for the people who read the ledger."
         )
+    # A shell or a form may hand over half a character; that must not stop a rollback at the ledger.
+    reason = reason.encode(errors="replace").decode()
     doors = session()
     with doors.store.read() as connection:
         done = finished(connection, model, key)

@@ -126,7 +126,7 @@ class Check(_Declared):
 class Metric(_Declared):
     """One number that is compared between the arms."""
 
-    name: Name
+    name: Name = Field(description="How verdicts and charts call it.")
     kind: MetricKind = Field(description="What is measured on each event.")
     role: Role = Field(
         description="primary must win, guardrail must not be worse than its margin, watched is shown."
@@ -220,22 +220,22 @@ class Registry(_Declared):
 class Experiment(_Declared):
     """One experiment: what is tried, what must not break, how it is exposed, when it starts."""
 
-    name: Name
+    name: Name = Field(description="Lower case, digits and underscores; the file's own name.")
     model: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100, description="Registered MLflow model."
     )
-    owner: str = Field(min_length=1, max_length=80)
-    description: str = Field(min_length=1)
+    owner: str = Field(min_length=1, max_length=80, description="Who answers for it; the owner of the DAG.")
+    description: str = Field(min_length=1, description="What the model is for, in a sentence.")
     hypothesis: str = Field(min_length=1, description="What is expected to get better, by how much, and why.")
-    tags: tuple[str, ...] = ()
+    tags: tuple[str, ...] = Field((), description="Tags of the DAG.")
     schedule: str | None = Field(None, description="Cron expression of scheduled starts.")
-    traffic: Traffic
-    data: Data
-    checks: tuple[Check, ...] = Field(min_length=1)
-    metrics: tuple[Metric, ...] = Field(min_length=1)
-    evaluation: Evaluation = Evaluation()
-    shadow: Shadow = Shadow()
-    stages: tuple[Stage, ...] = Field(min_length=1)
+    traffic: Traffic = Field(description="How requests are read.")
+    data: Data = Field(description="Labelled datasets.")
+    checks: tuple[Check, ...] = Field(min_length=1, description="Suites that data must meet before exposure.")
+    metrics: tuple[Metric, ...] = Field(min_length=1, description="One primary, one or more guardrails.")
+    evaluation: Evaluation = Field(Evaluation(), description="What must be shown offline.")
+    shadow: Shadow = Field(Shadow(), description="What must be shown on replayed requests.")
+    stages: tuple[Stage, ...] = Field(min_length=1, description="The exposure ladder, climbing.")
     alpha: float = Field(
         0.05, gt=0, le=0.2, description="Error budget of false rollbacks, shared by all metrics."
     )
@@ -247,7 +247,7 @@ class Experiment(_Declared):
     stale_after: Seconds = Field(
         20.0, description="Evidence whose newest event is older than this is not fresh."
     )
-    registry: Registry = Registry()
+    registry: Registry = Field(Registry(), description="How the MLflow registry starts and follows it.")
 
     @field_validator("schedule")
     @classmethod

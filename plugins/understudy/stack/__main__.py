@@ -41,7 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
             if options.gateway:
                 stack.start_gateway(options.gateway)
             console.print(_addresses(stack))
-            console.print(f"Another shell joins with: set -a; . {stack.state}/env   Ctrl-C stops everything.")
+            console.print(
+                f"Another shell joins with: set -a; . {stack.state}/env", soft_wrap=True, highlight=False
+            )
+            console.print("Ctrl-C stops everything.")
             while True:
                 stack.check()
                 time.sleep(1)

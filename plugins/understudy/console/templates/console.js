@@ -23,7 +23,7 @@
   function tick() {
     const now = Date.now() / 1000 + skew;
     const silent = (performance.now() - heard) / 1000;
-    for (const moment of main.querySelectorAll("time[data-at]")) moment.lastElementChild.textContent = ` · ${ago(now - moment.dataset.at)}`;
+    for (const moment of main.querySelectorAll("time[data-at]")) moment.lastElementChild.textContent = ago(now - moment.dataset.at);
     for (const lease of main.querySelectorAll(".lease")) {
       const left = Math.max(0, Math.floor(lease.dataset.until - Math.floor(now)));
       // Renewed or not: without the server nobody here knows.

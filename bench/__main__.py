@@ -1,0 +1,25 @@
+"""``make bench``: run the measurements named on the command line, or all of them."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pkgutil
+
+import bench
+
+
+def main() -> None:
+    """Run ``main()`` of each chosen module in this folder."""
+    known = sorted(
+        module.name for module in pkgutil.iter_modules(bench.__path__) if module.name != "__main__"
+    )
+    parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*known, []], help="which to run; default: all")
+    for name in parser.parse_args().names or known:
+        print(f"== {name}", flush=True)
+        importlib.import_module(f"bench.{name}").main()
+
+
+if __name__ == "__main__":
+    main()

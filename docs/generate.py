@@ -1,0 +1,152 @@
+"""Writes ``docs/reference/`` from the code: ``python docs/generate.py`` (``--check`` only compares)."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from understudy import errors
+from understudy.spec import models
+from understudy.spec.schema import json_schema
+
+FOLDER = Path(__file__).parent / "reference"
+
+
+def experiment_page() -> str:
+    """Return every field of an experiment file with type, default and purpose."""
+    lines = [
+        "# Experiment files",
+        "",
+        "One YAML file in `experiments/`, named like the experiment. Unknown fields are refused. Durations are a number and a",
+        "unit: `30s`, `5m`, `2h`, `7d`. The same as JSON Schema: [experiment.schema.json](experiment.schema.json).",
+    ]
+    titles = {
+        models.Experiment: "The experiment",
+        models.Traffic: "`traffic`",
+        models.Data: "`data`",
+        models.Check: "`checks`, a list",
+        models.Metric: "`metrics`, a list",
+        models.Evaluation: "`evaluation`",
+        models.Shadow: "`shadow`",
+        models.Stage: "`stages`, a list",
+        models.Registry: "`registry`",
+    }
+    for model, title in titles.items():
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            str(model.__doc__).strip(),
+            "",
+            "| field | default | purpose |",
+            "|---|---|---|",
+        ]
+        lines += [_row(name, model) for name in model.model_fields]
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, model: type[BaseModel]) -> str:
+    field = model.model_fields[name]
+    default = "required" if field.is_required() else f"`{_shown(field.default)}`"
+    return f"| `{name}` | {default} | {field.description} |"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        return "its defaults"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(str(item) for item in value) + "]"
+    return "none" if value is None else str(value)
+
+
+def errors_page() -> str:
+    """Return every error code with its meaning."""
+    lines = [
+        "# Errors",
+        "",
+        "Every message says what happened, the value, the rule and the fix.",
+        "",
+        "| code | meaning |",
+        "|---|---|",
+    ]
+    classes = [getattr(errors, name) for name in errors.__all__]
+    lines += [
+        f"| `{item.code}` | {str(item.__doc__).strip().splitlines()[0]} |"
+        for item in classes
+        if item is not errors.UnderstudyError
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def cli_page() -> str:
+    """Return the help of every command."""
+    import click
+    import typer.main
+
+    from understudy.cli import app
+
+    lines = ["# Command line", "", "Every command that shows something takes `--json`."]
+    root = typer.main.get_command(app)
+    for path, command in _commands((), root):
+        with click.Context(command, info_name=" ".join(("understudy", *path)), terminal_width=100) as context:
+            usage = command.get_usage(context).removeprefix("Usage: ")
+        lines += [
+            "",
+            f"## `{' '.join(('understudy', *path))}`",
+            "",
+            str(command.help).strip(),
+            "",
+            "```text",
+            usage,
+            "```",
+            "",
+        ]
+        for parameter in command.params:
+            if parameter.name == "help":
+                continue
+            shown = ", ".join(f"`{option}`" for option in parameter.opts)
+            lines.append(f"- {shown}: {getattr(parameter, 'help', None) or ''}".rstrip(": "))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
+
+
+def _commands(path: tuple[str, ...], command: Any) -> list[tuple[tuple[str, ...], Any]]:
+    children = getattr(command, "commands", None)
+    if children is None:
+        return [(path, command)]
+    return [found for name, child in sorted(children.items()) for found in _commands((*path, name), child)]
+
+
+def pages() -> dict[str, str]:
+    """Return every generated file."""
+    return {
+        "experiment.schema.json": json_schema(),
+        "experiment.md": experiment_page(),
+        "errors.md": errors_page(),
+        "cli.md": cli_page(),
+    }
+
+
+def main() -> int:
+    """Write the pages, or name those that are out of date."""
+    stale = []
+    for name, text in pages().items():
+        path = FOLDER / name
+        if not path.exists() or path.read_text() != text:
+            stale.append(name)
+            if "--check" not in sys.argv:
+                FOLDER.mkdir(exist_ok=True)
+                path.write_text(text)
+    if stale and "--check" in sys.argv:
+        print(f"Out of date: {', '.join(stale)}. Run: python docs/generate.py")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("COLUMNS", "100")
+    sys.exit(main())

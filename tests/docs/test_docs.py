@@ -1,0 +1,62 @@
+"""What the documentation says is true: pages are generated, links lead somewhere, commands run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
+COMMAND = re.compile(r"^\$ (.+)$", re.MULTILINE)
+# These look at running servers; without any they must say so with exit code 1, never with a traceback.
+NEEDS_SERVERS = {"understudy doctor"}
+
+
+def console_commands() -> list[tuple[str, str]]:
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL):
+            found += [(page.name, command) for command in COMMAND.findall(block)]
+    return sorted(set(found))
+
+
+def test_the_reference_is_generated_from_the_code() -> None:
+    done = subprocess.run([sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_leads_to_a_file(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if not target.startswith(("http://", "https://", "mailto:")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize(("page", "command"), console_commands())
+def test_every_command_shown_at_a_prompt_runs(page: str, command: str, tmp_path: Path) -> None:
+    assert command.startswith("understudy "), f"{page} shows {command!r}; only our own commands stand at a prompt"
+    env = os.environ | {
+        "UNDERSTUDY_HOME": str(tmp_path),
+        "UNDERSTUDY_STORE_URL": f"sqlite:///{tmp_path / 'store.db'}",
+        "UNDERSTUDY_GATEWAY_URLS": "http://127.0.0.1:9",
+        "UNDERSTUDY_PSEUDONYM_KEY": "a secret of a test",
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
+    }
+    arguments = [sys.executable, "-m", "understudy.cli", *shlex.split(command)[1:]]
+    done = subprocess.run(arguments, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    expected = 1 if command in NEEDS_SERVERS else 0
+    assert done.returncode == expected, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        named = set(re.findall(r"`make ([a-z]+)", page.read_text()))
+        assert named <= targets, f"{page.name} names {sorted(named - targets)}"
