@@ -15,7 +15,8 @@ STATE ?= $(CURDIR)/.understudy
 
 # Whoever imports Airflow makes a home for it. It must be ours, never ~/airflow.
 export AIRFLOW_HOME ?= $(STATE)/airflow
-export PYTHONDONTWRITEBYTECODE ?=
+# Without cached bytecode each of a dozen processes would compile the same libraries again.
+export PYTHONDONTWRITEBYTECODE :=
 export UV_HTTP_TIMEOUT ?= 180
 # uv does not read pip's settings; a mirror configured for pip holds for it too.
 ifdef PIP_INDEX_URL

@@ -15,8 +15,11 @@ def main() -> None:
         module.name for module in pkgutil.iter_modules(bench.__path__) if module.name != "__main__"
     )
     parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*known, []], help="which to run; default: all")
-    for name in parser.parse_args().names or known:
+    parser.add_argument("names", nargs="*", help=f"which to run: {', '.join(known)}; default: all")
+    names = parser.parse_args().names or known
+    if unknown := sorted(set(names) - set(known)):
+        parser.error(f"there is no {', '.join(unknown)}; known are {', '.join(known)}")
+    for name in names:
         print(f"== {name}", flush=True)
         importlib.import_module(f"bench.{name}").main()
 

@@ -47,8 +47,8 @@ def _preload() -> None:
     for name in _HEAVY:
         try:
             importlib.import_module(name)
-        except ImportError as error:
-            # A task that needs it will say so with its own error; the scheduler must start all the same.
+        except Exception as error:
+            # Whatever is wrong with it: a task that needs it will say so itself, and the scheduler must start all the same.
             log.warning("not preloaded: %s (%s)", name, error)
     log.info("preloaded %d modules in %.1f s", len(_HEAVY), time.monotonic() - began)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
-_STRAY = ("mlflow.db", "mlruns", "mlartifacts", "airflow.db", "airflow.cfg", "gx")
+_STRAY = ("mlflow.db", "mlruns", "mlartifacts", "airflow.db", "airflow.cfg", "gx", "file:")
 _HOME = Path(tempfile.mkdtemp(prefix="understudy-tests-"))
 
 

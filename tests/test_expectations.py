@@ -102,9 +102,7 @@ def test_data_that_meets_everything_passes_with_the_counts(hold: Hold) -> None:
 
 
 def test_a_null_in_a_critical_column_fails_with_its_count(hold: Hold) -> None:
-    result = hold(
-        frame(hour=[1.0, None, 3.0]), expectation("column_values_to_not_be_null", column="hour")
-    )
+    result = hold(frame(hour=[1.0, None, 3.0]), expectation("column_values_to_not_be_null", column="hour"))
     assert (result.verdict.outcome, result.verdict.reason) == (Outcome.FAIL, "expectation_failed")
     assert "of hour" in result.verdict.sentence
     assert "1 of 3 values" in result.verdict.sentence
@@ -211,9 +209,7 @@ def test_numbers_that_say_how_much_stay_on_the_page(hold: Hold) -> None:
 
 
 def test_an_exception_is_told_by_its_kind(hold: Hold) -> None:
-    result = hold(
-        frame(mixed=MIXED), expectation("column_mean_to_be_between", column="mixed", min_value=0)
-    )
+    result = hold(frame(mixed=MIXED), expectation("column_mean_to_be_between", column="mixed", min_value=0))
     assert "TypeError (its text is withheld" in result.verdict.sentence
 
 

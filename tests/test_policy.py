@@ -144,8 +144,6 @@ def test_an_upper_bound_exactly_at_the_tolerance_passes_and_one_step_more_does_n
     assert came_to(held) == (Kind.HOLD, "could_be_harmful")
 
 
-
-
 def test_early_stages_tolerate_more_as_the_spec_says() -> None:
     seen = evidence(brier(0.0), NEVER)
     upper = policy._undivided(EXPERIMENT, EXPERIMENT.primary, seen).upper
@@ -165,7 +163,9 @@ def test_early_stages_tolerate_more_as_the_spec_says() -> None:
         (math.nan, (Kind.HOLD, "soaking")),
     ],
 )
-def test_a_good_stage_waits_for_its_soak_and_may_pass_late(seconds: float, expected: tuple[Kind, str]) -> None:
+def test_a_good_stage_waits_for_its_soak_and_may_pass_late(
+    seconds: float, expected: tuple[Kind, str]
+) -> None:
     assert came_to(judge(evidence(), seconds)) == expected
 
 
@@ -393,5 +393,7 @@ def test_every_look_keeps_each_metric_with_its_numbers() -> None:
 @pytest.mark.parametrize(
     ("percent", "control", "challenger"), [(1, 0.01, 0.01), (50, 0.5, 0.5), (60, 0.4, 0.6), (100, 0.05, 0.95)]
 )
-def test_planned_shares_follow_the_published_weights(percent: float, control: float, challenger: float) -> None:
+def test_planned_shares_follow_the_published_weights(
+    percent: float, control: float, challenger: float
+) -> None:
     assert policy.shares(percent) == {"control": control, "challenger": challenger}

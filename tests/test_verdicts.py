@@ -46,7 +46,12 @@ def test_a_fold_keeps_every_part_and_speaks_for_the_first_of_the_worst() -> None
     parts = (verdict(P), verdict(I, "first"), verdict(I, "second"))
     folded = worst_of(parts, "fine")
     assert folded.parts == parts
-    assert (folded.reason, folded.metric, folded.cohort, folded.evidence) == ("first", "brier", "all", {"n": 1})
+    assert (folded.reason, folded.metric, folded.cohort, folded.evidence) == (
+        "first",
+        "brier",
+        "all",
+        {"n": 1},
+    )
 
 
 def test_a_fold_of_passes_says_what_it_was_told_to_say() -> None:

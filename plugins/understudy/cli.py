@@ -72,7 +72,13 @@ def validate(
             ]
     if as_json:
         print(
-            json.dumps({"valid": not problems, "files": [str(path) for path in chosen], "problems": problems})
+            json.dumps(
+                {
+                    "valid": bool(chosen) and not problems,
+                    "files": [str(path) for path in chosen],
+                    "problems": problems,
+                }
+            )
         )
     elif problems:
         for problem in problems:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from understudy import gateways
-from understudy.errors import UnderstudyError
+from understudy.errors import NoSuchExperiment, UnderstudyError
 from understudy.lifecycle.session import session
 from understudy.registry import CHAMPION
 from understudy.settings import Settings
@@ -29,7 +29,7 @@ def examine() -> list[Finding]:
     """Check everything, in the order in which things depend on each other; nothing stops the rest."""
     settings = Settings.from_env()
     looks: list[tuple[str, Callable[[], str]]] = [
-        ("experiments", lambda: f"{len(load_all(settings.experiments))} valid in {settings.experiments}"),
+        ("experiments", lambda: _experiments(settings)),
         ("store", _store),
         ("ledger", _ledger),
         ("registry", lambda: _registry(settings)),
@@ -45,6 +45,18 @@ def _finding(what: str, look: Callable[[], str]) -> Finding:
         return Finding(what, True, look())
     except UnderstudyError as error:
         return Finding(what, False, str(error))
+    # Whatever is wrong with one thing, the others are still looked at and nobody reads a traceback.
+    except Exception as error:
+        return Finding(what, False, f"{type(error).__name__}: {error}")
+
+
+def _experiments(settings: Settings) -> str:
+    found = load_all(settings.experiments)
+    if not found:
+        raise NoSuchExperiment(
+            f"There are no experiment files in {settings.experiments}. Add one, or set UNDERSTUDY_EXPERIMENTS."
+        )
+    return f"{len(found)} valid in {settings.experiments}"
 
 
 def _store() -> str:

@@ -157,7 +157,9 @@ def _make_plain(result: Any) -> None:
 
 def _harmless(value: Any) -> bool:
     if isinstance(value, Mapping):
-        numbers = [number for part in value.values() for number in part] if set(value) <= _QUANTILES else [value]
+        numbers = (
+            [number for part in value.values() for number in part] if set(value) <= _QUANTILES else [value]
+        )
         return all(isinstance(number, (int, float)) for number in numbers)
     return value is None or isinstance(value, (int, float))
 

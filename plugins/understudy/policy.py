@@ -201,6 +201,8 @@ def _tolerated(metric: Metric, interval: Interval, scale: float) -> Verdict:
         return Verdict(Outcome.INCONCLUSIVE, "undetermined", sentence, evidence, metric.name, ALL)
     if interval.upper <= limit:
         sentence = f"{metric.name} is at most {interval.upper:.4g} worse; tolerated here is {limit:g}."
+        if interval.upper < 0:
+            sentence = f"{metric.name} is better, by at least {-interval.upper:.4g}."
         return Verdict(Outcome.PASS, "within_tolerance", sentence, evidence, metric.name, ALL)
     sentence = f"{metric.name} could still be {interval.upper:.4g} worse, and {limit:g} is tolerated here; more data will tell."
     return Verdict(Outcome.INCONCLUSIVE, "could_be_harmful", sentence, evidence, metric.name, ALL)

@@ -81,6 +81,11 @@ class Settings:
         return uri
 
     @property
+    def mlflow_url(self) -> str:
+        """Return where a browser finds MLflow's pages, which need not be where the servers find each other."""
+        return (os.environ.get("UNDERSTUDY_MLFLOW_URL") or self.mlflow_uri).rstrip("/")
+
+    @property
     def pseudonym_key(self) -> bytes:
         """Return the secret that keys the pseudonyms of units.
 

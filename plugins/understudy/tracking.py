@@ -40,11 +40,13 @@ class Tracking:
 
     Args:
         registry: Gives the client and the address.
+        pages: Where a browser finds MLflow, for links.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, pages: str) -> None:
         self.client = registry.client
         self.uri = registry.uri
+        self.pages = pages
 
     def start(self, experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         """Open the MLflow run of one passage.
@@ -85,7 +87,7 @@ class Tracking:
     def url(self, run_id: str) -> str:
         """Return the address of a run's page."""
         run = reaching_mlflow(lambda: self.client.get_run(run_id), self.uri)
-        return f"{self.uri}/#/experiments/{run.info.experiment_id}/runs/{run_id}"
+        return f"{self.pages}/#/experiments/{run.info.experiment_id}/runs/{run_id}"
 
     def _start(self, experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         found = self.client.get_experiment_by_name(experiment)
@@ -102,7 +104,7 @@ class Tracking:
         self._datasets(run_id, record.datasets)
         self._artifacts(run_id, record.artifacts)
         self.client.set_terminated(run_id, "FAILED" if failed else "FINISHED")
-        return f"{self.uri}/#/experiments/{experiment_id}/runs/{run_id}"
+        return f"{self.pages}/#/experiments/{experiment_id}/runs/{run_id}"
 
     def _batch(self, run_id: str, metrics: Mapping[str, float], params: Mapping[str, Any]) -> None:
         from mlflow.entities import Metric, Param

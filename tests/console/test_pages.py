@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from tests.console import scenes
-from understudy.store import Store, exposures, runs
+from understudy.store import Store, exposures, ledger, runs
 from understudy.verdicts import Outcome, Verdict
 
 pytestmark = pytest.mark.airflow
@@ -246,3 +246,20 @@ def test_the_json_is_what_the_command_line_prints(viewer: TestClient, store: Sto
         scenes.look(store, run, 1, failed, "ROLL_BACK", connection=connection)
     printed = CliRunner().invoke(app, ["status", "--json"])
     assert json.loads(printed.stdout) == viewer.get("/understudy/api/status").json()
+
+
+def test_of_many_looks_the_last_is_shown_and_of_a_long_ledger_the_end(
+    viewer: TestClient, store: Store
+) -> None:
+    run = scenes.prepare(store, "flight-delay")
+    with store.write() as connection:
+        for number in range(30):
+            seen = Verdict(Outcome.INCONCLUSIVE, "r", f"Look {number}.")
+            scenes.look(store, run, 1, seen, "HOLD", connection=connection)
+            entry = {"actor": "tests", "action": "noted", "model": run.model, "reason": f"Entry {number}."}
+            ledger.append(connection, at=store.clock(), **entry)
+    state = viewer.get("/understudy/api/status").json()["models"][0]
+    steps = [(verdict["step"], verdict["sentence"]) for verdict in state["verdicts"]]
+    assert [step for step, _ in steps] == ["preregister", "check_data", "evaluate", "shadow", "stage_1"]
+    assert steps[-1] == ("stage_1", "Look 29.")
+    assert [entry["reason"] for entry in state["ledger"]] == [f"Entry {number}." for number in range(18, 30)]

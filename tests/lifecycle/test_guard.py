@@ -59,7 +59,9 @@ def traffic(world: World, run_id: str, skill: float, *, units: int = 8000, error
                 "latency_ms": 3.0,
             }
         )
-        outcomes.append({"event_id": event_id, "outcome": late, "occurred_at": now - 50, "received_at": now - 1})
+        outcomes.append(
+            {"event_id": event_id, "outcome": late, "occurred_at": now - 50, "received_at": now - 1}
+        )
     requests.append(requests[-1] | {"event_id": f"{now}-newest", "event_time": now - 1})
     world.write("requests", requests)
     world.write("outcomes", outcomes)

@@ -17,7 +17,9 @@ from understudy.store import Store, exposures, ledger, runs, schema
 from understudy.store.runs import RunState
 
 
-def _raise(store: Store, run: runs.Run, stage: int = 1, percent: float = 10.0, lease: float = 30.0) -> Exposure:
+def _raise(
+    store: Store, run: runs.Run, stage: int = 1, percent: float = 10.0, lease: float = 30.0
+) -> Exposure:
     with store.write() as connection:
         return exposures.raise_to(connection, run.run_id, stage, percent, lease, at=store.clock())
 
@@ -42,7 +44,9 @@ def _actions(store: Store) -> list[str]:
         return [entry.action for entry in ledger.entries(connection)]
 
 
-def test_stages_are_climbed_one_by_one_each_under_a_new_generation(store: Store, start: Start, clock: Clock) -> None:
+def test_stages_are_climbed_one_by_one_each_under_a_new_generation(
+    store: Store, start: Start, clock: Clock
+) -> None:
     run = start()
     first = _raise(store, run)
     assert (first.generation, first.stage, first.lease_expires_at) == (2, 1, int(clock() + 30))
@@ -58,7 +62,9 @@ def test_stages_are_climbed_one_by_one_each_under_a_new_generation(store: Store,
     assert (found.state, found.stage, found.stage_entered_at) == (RunState.EXPOSED, 2, clock())
 
 
-def test_entering_a_stage_again_does_not_start_its_soak_again(store: Store, start: Start, clock: Clock) -> None:
+def test_entering_a_stage_again_does_not_start_its_soak_again(
+    store: Store, start: Start, clock: Clock
+) -> None:
     run = start()
     _raise(store, run)
     entered = clock.now
@@ -140,7 +146,9 @@ def test_a_lease_that_lapsed_stays_lapsed(store: Store, start: Start, clock: Clo
         assert exposures.find(connection, MODEL) == raised
 
 
-def test_dropping_is_one_generation_and_one_entry_however_often_it_is_asked(store: Store, start: Start) -> None:
+def test_dropping_is_one_generation_and_one_entry_however_often_it_is_asked(
+    store: Store, start: Start
+) -> None:
     run = start()
     _raise(store, run)
     dropped = [_drop(store) for _ in range(3)]
@@ -190,7 +198,9 @@ def test_a_champion_moved_outside_is_followed_unless_somebody_is_exposed(store: 
         assert exposures.adopt(connection, MODEL, "9", actor="t", at=1.0) == raised
 
 
-def test_setting_the_champion_ends_whatever_is_exposed_and_may_be_repeated(store: Store, start: Start) -> None:
+def test_setting_the_champion_ends_whatever_is_exposed_and_may_be_repeated(
+    store: Store, start: Start
+) -> None:
     _raise(store, start())
     with store.write() as connection:
         first = exposures.set_champion(connection, MODEL, "1", at=1.0)

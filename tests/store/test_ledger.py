@@ -24,7 +24,12 @@ def chain(store: Store) -> Store:
                 model="delay" if number % 2 else None,
                 run_id=f"run-{number}",
                 reason='quotes " and \n lines',
-                body={"number": number, "share": 0.1 + number, "none": None, "deep": {"b": [1, 2.5], "a": "ü"}},
+                body={
+                    "number": number,
+                    "share": 0.1 + number,
+                    "none": None,
+                    "deep": {"b": [1, 2.5], "a": "ü"},
+                },
             )
     return store
 

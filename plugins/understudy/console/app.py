@@ -132,7 +132,7 @@ def _cards() -> list[page.Card]:
     from understudy.settings import Settings
 
     try:
-        mlflow = page.mlflow_address(Settings.from_env().mlflow_uri)
+        mlflow = page.mlflow_address(Settings.from_env().mlflow_url)
     except SettingMissing:
         mlflow = ""
     return page.cards(_states(), mlflow)

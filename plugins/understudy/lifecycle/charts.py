@@ -37,10 +37,12 @@ def harm_over_time(looks: Sequence[RecordedVerdict], metric: str) -> str:
     import pandas as pd
 
     base = alt.Chart(pd.DataFrame(rows)).encode(x=alt.X("look:Q", title="look", axis=alt.Axis(tickMinStep=1)))
-    band = base.mark_errorband(opacity=0.25, color=_CALM).encode(
-        y=alt.Y("lower:Q", title=f"harm in {metric} (below 0: better)"), y2="upper:Q"
+    scale = _readable(rows[len(rows) // 4 :])
+    title = f"harm in {metric} (below 0: better)"
+    band = base.mark_area(opacity=0.25, color=_CALM, clip=True).encode(
+        y=alt.Y("lower:Q", title=title, scale=scale), y2="upper:Q"
     )
-    line = base.mark_line(color=_CALM, point=True).encode(y="harm:Q")
+    line = base.mark_line(color=_CALM, point=True, clip=True).encode(y=alt.Y("harm:Q", scale=scale))
     zero = (
         alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=_HARM, strokeDash=[4, 4]).encode(y="zero:Q")
     )
@@ -77,14 +79,23 @@ def offline_and_online(forecast: Mapping[str, Mapping[str, Any]]) -> str:
     base = alt.Chart(pd.DataFrame(rows)).encode(
         y=alt.Y("cohort:N", sort=order, title=None), yOffset=alt.YOffset("where:N"), color=colour
     )
-    bars = base.mark_rule().encode(
-        x=alt.X("lower:Q", title="harm of the primary (below 0: better)"), x2="upper:Q"
-    )
-    points = base.mark_point(filled=True, size=45).encode(x="harm:Q")
+    scale = _readable(rows)
+    title = "harm of the primary (below 0: better)"
+    bars = base.mark_rule(clip=True).encode(x=alt.X("lower:Q", title=title, scale=scale), x2="upper:Q")
+    points = base.mark_point(filled=True, size=45, clip=True).encode(x=alt.X("harm:Q", scale=scale))
     zero = (
         alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=_HARM, strokeDash=[4, 4]).encode(x="zero:Q")
     )
     return _svg(alt.layer(bars, points, zero).properties(width=_WIDTH))
+
+
+def _readable(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Return a scale that shows the intervals that say something; the others run out of the picture."""
+    import altair as alt
+
+    widths = sorted(max(abs(row["lower"]), abs(row["upper"])) for row in rows)
+    edge = 1.1 * widths[(2 * len(widths)) // 3]
+    return alt.Scale(domain=[-edge, edge], nice=True)
 
 
 def _svg(chart: Any) -> str:

@@ -13,7 +13,10 @@ from understudy.store import records
 from understudy.tracking import StepRecord
 from understudy.verdicts import Outcome, Verdict, worst_of
 
-__all__ = ["compare"]
+__all__ = ["ONLINE_RESULT", "compare"]
+
+ONLINE_RESULT = "online_result"
+"""Name under which the ship rule's verdict is kept with the whole evidence."""
 
 
 def compare(run_id: str) -> dict[str, Any]:
@@ -41,7 +44,7 @@ def compare(run_id: str) -> dict[str, Any]:
     )
     with passage.session.store.write() as connection:
         records.record_verdict(
-            connection, run_id, "online_result", shipped, evidence=evidence.to_dict(), at=now
+            connection, run_id, ONLINE_RESULT, shipped, evidence=evidence.to_dict(), at=now
         )
     primary = forecast.get(ALL, {})
     metrics = {

@@ -74,15 +74,10 @@ def look(run_id: str, stage: int) -> dict[str, Any]:
         ``decision`` (ADVANCE, HOLD or ROLL_BACK), ``sentence`` and the ``verdict``.
     """
     passage = session().passage(run_id)
-    store = passage.session.store
     if passage.run.state is not runs.RunState.EXPOSED or passage.run.stage != stage:
-        ended = Verdict(
-            Outcome.FAIL,
-            "run_not_exposed",
-            f"Run {run_id} is {passage.run.state} at stage {passage.run.stage}, so its guard ends.",
-        )
-        return _answer(Decision(Kind.ROLL_BACK, ended))
-    now = store.clock()
+        sentence = f"Run {run_id} is {passage.run.state} at stage {passage.run.stage}, so its guard ends."
+        return _answer(Decision(Kind.ROLL_BACK, Verdict(Outcome.FAIL, "run_not_exposed", sentence)))
+    now = passage.session.store.clock()
     evidence = gather(passage, now)
     decision = policy.judge_stage(
         passage.experiment,
@@ -93,27 +88,28 @@ def look(run_id: str, stage: int) -> dict[str, Any]:
         now=now,
     )
     if decision.kind is not Kind.ROLL_BACK and not _keep_exposed(passage, decision, now):
-        lapsed = Verdict(
-            Outcome.FAIL,
-            "lease_lapsed",
-            "The exposure lapsed or was taken back by somebody else, so the stage has ended.",
-        )
-        decision = Decision(Kind.ROLL_BACK, lapsed)
-    with store.write() as connection:
+        sentence = "The exposure lapsed or was taken back by somebody else, so the stage has ended."
+        decision = Decision(Kind.ROLL_BACK, Verdict(Outcome.FAIL, "lease_lapsed", sentence))
+    _record(passage, stage, decision, evidence, now)
+    if decision.kind is Kind.ROLL_BACK:
+        _drop(passage, decision.verdict.sentence)
+    return _answer(decision)
+
+
+def _record(passage: Passage, stage: int, decision: Decision, evidence: Evidence, now: float) -> None:
+    """Keep the moments behind a decision whole; of a look that only held, their digest."""
+    kept = {"digest": evidence.digest} if decision.kind is Kind.HOLD else evidence.to_dict()
+    with passage.session.store.write() as connection:
         records.record_verdict(
             connection,
-            run_id,
+            passage.run.run_id,
             f"stage_{stage}",
             decision.verdict,
             stage=stage,
             decision=decision.kind.value,
-            # The moments behind a decision are kept whole; of a look that only held, their digest.
-            evidence={"digest": evidence.digest} if decision.kind is Kind.HOLD else evidence.to_dict(),
+            evidence=kept,
             at=now,
         )
-    if decision.kind is Kind.ROLL_BACK:
-        _drop(passage, decision.verdict.sentence)
-    return _answer(decision)
 
 
 def gather(passage: Passage, now: float) -> Evidence:

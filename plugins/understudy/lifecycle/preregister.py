@@ -74,18 +74,18 @@ def begin(
     except Unreachable:
         raise
     except UnderstudyError as error:
-        with doors.store.write() as connection:
-            runs.end(
-                connection,
-                passage.run,
-                runs.RunState.FAILED,
-                ending=str(error),
-                actor="understudy",
-                at=doors.store.clock(),
-            )
-        if passage.run.mlflow_run_id:
-            doors.tracking.finish(passage.run.mlflow_run_id, "FAILED", {"understudy.ending": str(error)})
+        _refuse(doors.passage(passage.run.run_id), str(error))
         raise
+
+
+def _refuse(passage: Passage, why: str) -> None:
+    """End a run that may not begin, so that its model is free again and the reason is on record."""
+    doors, run = passage.session, passage.run
+    with doors.store.write() as connection:
+        now = doors.store.clock()
+        runs.end(connection, run, runs.RunState.FAILED, ending=why, actor="understudy", at=now)
+    if run.mlflow_run_id:
+        doors.tracking.finish(run.mlflow_run_id, "FAILED", {"understudy.ending": why})
 
 
 def _take_lock(
@@ -250,7 +250,8 @@ def _prove_scores(passage: Passage, version: str, facts: ModelFacts, holdout: An
     except Exception as error:
         raise ArtifactUnloadable(
             f"Version {version} of {passage.run.model} loads but cannot score the holdout ({type(error).__name__}: "
-            f"{str(error)[:200].partition(chr(10))[0]}). Compare its signature with the columns of {passage.experiment.data.holdout}."
+            f"{str(error)[:200].partition(chr(10))[0]}). Compare its signature with the columns of "
+            f"{passage.experiment.data.holdout}."
         ) from error
     if not np.isfinite(answers).all():
         raise ArtifactUnloadable(

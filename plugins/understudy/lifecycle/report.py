@@ -10,11 +10,14 @@ import jinja2
 from understudy.errors import NoSuchRun
 from understudy.events.reader import exposed_units
 from understudy.lifecycle import charts
+from understudy.lifecycle.compare import ONLINE_RESULT
 from understudy.lifecycle.session import Passage, session
 from understudy.store import ledger, records, runs
 from understudy.verdicts import Verdict
 
 __all__ = ["render", "report"]
+
+_SAYS_NOTHING = 100.0
 
 _STATUS = {runs.RunState.PROMOTED: "FINISHED", runs.RunState.ROLLED_BACK: "KILLED"}
 
@@ -55,14 +58,17 @@ def render(passage: Passage) -> str:
     with passage.session.store.read() as connection:
         recorded = records.verdicts_of(connection, run.run_id)
         entries = ledger.entries(connection, run_id=run.run_id)
+        steps = [
+            item for item in records.newest_of_each_step(connection, run.run_id) if item.step != ONLINE_RESULT
+        ]
     looks = [item for item in recorded if item.decision is not None]
-    steps = [item for item in recorded if item.decision is None or item.decision != "HOLD"]
-    compared = next((item.verdict for item in reversed(recorded) if item.step == "compare"), None)
+    compared = next((item.verdict for item in steps if item.step == "compare"), None)
     exposed, units = exposed_units(passage.session.settings.events_dir, run.model, run.run_id)
     forecast = compared.evidence.get("forecast", {}) if compared else {}
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("understudy.lifecycle", "templates"), autoescape=True, trim_blocks=True
     )
+    environment.filters["bound"] = _bound
     environment.filters["clock"] = lambda at: time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
     return environment.get_template("report.html").render(
         run=run,
@@ -77,6 +83,13 @@ def render(passage: Passage) -> str:
         forecast_chart=charts.offline_and_online(forecast),
         tables=_tables(looks),
     )
+
+
+def _bound(value: float | None) -> str:
+    """Show a bound with its sign; one that says nothing, because hardly any unit stands behind it, is not spelled out."""
+    if value is None:
+        return "none"
+    return f"{value:+.4f}" if abs(value) < _SAYS_NOTHING else "open"
 
 
 def _tables(looks: list[records.RecordedVerdict]) -> list[Verdict]:

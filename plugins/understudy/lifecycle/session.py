@@ -41,7 +41,7 @@ class Session:
     @cached_property
     def tracking(self) -> Tracking:
         """MLflow's run record."""
-        return Tracking(self.registry)
+        return Tracking(self.registry, self.settings.mlflow_url)
 
     def passage(self, run_id: str) -> Passage:
         """Return a run with its frozen experiment.

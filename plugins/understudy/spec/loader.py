@@ -33,13 +33,16 @@ def load(path: Path) -> Experiment:
         SpecInvalid: With one line per broken rule: file, line, field, rule and fix.
     """
     try:
-        root, content = _parse(path.read_text())
+        root, content = _parse(path.read_text(encoding="utf-8"))
+        _refuse_repeated_fields(path, root)
     except OSError as error:
         raise SpecInvalid(
             f"{path.name}: cannot be read ({error.strerror}). Check the path and its permissions."
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecInvalid(f"{path.name}: {_yaml_problem(error)}") from error
+        raise SpecInvalid(f"{path.name}:{_yaml_problem(error)}") from error
+    except RecursionError as error:
+        raise SpecInvalid(f"{path.name}:1: is nested too deeply to be an experiment. Flatten it.") from error
     if not isinstance(content, dict):
         raise SpecInvalid(
             f"{path.name}:1: the file must be a mapping of fields, but holds {type(content).__name__}."
@@ -146,6 +149,23 @@ def _problem(path: Path, root: yaml.Node | None, location: tuple[int | str, ...]
     return f"{where}: {rule}{shown}.{hint}"
 
 
+def _refuse_repeated_fields(path: Path, node: yaml.Node | None) -> None:
+    """Refuse a field that stands twice in one mapping: YAML would silently take the last one."""
+    if isinstance(node, yaml.MappingNode):
+        first: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and first.setdefault(key.value, line) != line:
+                raise SpecInvalid(
+                    f"{path.name}:{line}: {key.value}: stands here and in line {first[key.value]}. Only one of them could "
+                    "count; remove the other."
+                )
+            _refuse_repeated_fields(path, value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_repeated_fields(path, item)
+
+
 def _line(root: yaml.Node | None, location: tuple[int | str, ...]) -> int:
     """Return the line of the deepest part of a location that stands in the file."""
     node, line = root, 1
@@ -182,6 +202,6 @@ def _did_you_mean(word: str, known: list[str]) -> str:
 
 def _yaml_problem(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
-    what = getattr(error, "problem", None) or str(error)
-    where = f"line {mark.line + 1}: " if mark else ""
-    return f"{where}not valid YAML: {what}. Check indentation, quotes and colons there."
+    what = " ".join(str(getattr(error, "problem", None) or error).split())
+    where = f"{mark.line + 1}: " if mark else " "
+    return f"{where}not valid YAML: {what}. Check indentation, quotes and colons there, and that the file is UTF-8 text."

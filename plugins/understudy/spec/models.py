@@ -98,6 +98,17 @@ class Traffic(_Declared):
         description="Time after an event until its outcome is certainly known; younger events do not count.",
     )
 
+    @model_validator(mode="after")
+    def _keeps_what_is_private_out_of_the_log(self) -> Self:
+        logged = {"event_id": (self.event_id,), "event_time": (self.event_time,), "cohorts": self.cohorts}
+        for field, columns in logged.items():
+            hidden = sorted({self.unit, *self.private} & set(columns))
+            if hidden:
+                raise ValueError(
+                    f"{field} is written to the log, and {hidden[0]!r} is declared as unit or private; name another column"
+                )
+        return self
+
 
 class Data(_Declared):
     """Labelled datasets, as Parquet files below ``UNDERSTUDY_DATA``."""
@@ -185,7 +196,12 @@ class Shadow(_Declared):
 class Stage(_Declared):
     """One step of the exposure ladder."""
 
-    percent: float = Field(gt=0, le=100, description="Share of units on the challenger; control is as large.")
+    percent: float = Field(
+        ge=0.001,
+        le=100,
+        allow_inf_nan=False,
+        description="Share of units on the challenger; control is as large. A thousandth of a percent is the finest.",
+    )
     soak: Seconds = Field(description="Shortest time at this stage.")
     timeout: Seconds = Field(
         description="Longest time at this stage; a stage that has not passed by then is rolled back."
@@ -237,7 +253,11 @@ class Experiment(_Declared):
     shadow: Shadow = Field(Shadow(), description="What must be shown on replayed requests.")
     stages: tuple[Stage, ...] = Field(min_length=1, description="The exposure ladder, climbing.")
     alpha: float = Field(
-        0.05, gt=0, le=0.2, description="Error budget of false rollbacks, shared by all metrics."
+        0.05,
+        gt=0,
+        le=0.2,
+        allow_inf_nan=False,
+        description="Error budget of false rollbacks, shared by all metrics.",
     )
     planned_events: int = Field(
         ge=100, description="Events of both arms expected by the last stage; tunes the intervals."

@@ -41,8 +41,22 @@ def airflow_settings(
         dags: Folder of the DAG files; default: the checkout's.
     """
     settings = {
+        **_core(home, url, dags or REPO / "dags", credentials),
+        **_servers(home, url, port, credentials),
+    }
+    env = {
+        f"AIRFLOW__{section.upper()}__{key.upper()}": value
+        for section, entries in settings.items()
+        for key, value in entries.items()
+    }
+    return {"AIRFLOW_HOME": str(home), **env}
+
+
+def _core(home: Path, url: str, dags: Path, credentials: Credentials) -> dict[str, dict[str, str]]:
+    """What is run, by whom, and who may sign in."""
+    return {
         "core": {
-            "dags_folder": str(dags or REPO / "dags"),
+            "dags_folder": str(dags),
             "plugins_folder": str(REPO / "plugins"),
             "load_examples": "False",
             "executor": "LocalExecutor",
@@ -55,6 +69,12 @@ def airflow_settings(
             "execution_api_server_url": f"{url}/execution/",
             "fernet_key": credentials.fernet_key,
         },
+    }
+
+
+def _servers(home: Path, url: str, port: int, credentials: Credentials) -> dict[str, dict[str, str]]:
+    """Where the four parts listen and write, and how eagerly they look."""
+    return {
         "api": {
             "host": "127.0.0.1",
             "port": str(port),
@@ -71,17 +91,10 @@ def airflow_settings(
         },
         "dag_processor": {
             "refresh_interval": "10",
-            "min_file_process_interval": "10",
             "parsing_processes": "1",
         },
         "logging": {"base_log_folder": str(home / "logs")},
     }
-    env = {
-        f"AIRFLOW__{section.upper()}__{key.upper()}": value
-        for section, entries in settings.items()
-        for key, value in entries.items()
-    }
-    return {"AIRFLOW_HOME": str(home), **env}
 
 
 class AirflowStack:

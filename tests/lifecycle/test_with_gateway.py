@@ -1,0 +1,89 @@
+"""One run from start to promotion and back again, with a real gateway that answers real requests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from tests.lifecycle.conftest import World, flights
+from tests.servers import RunningGateway, start_gateway, wait_until
+from understudy import lifecycle, rollback
+from understudy.store.runs import RunState
+
+STAGE = {"percent": 50, "soak": "1s", "timeout": "300s", "min_units": 30, "margin_scale": 2}
+
+
+@pytest.fixture
+def served(make_world: Callable[..., World]) -> Iterator[tuple[World, RunningGateway]]:
+    """A world on the real clock whose gateway is up."""
+    world = make_world()
+    world.store.clock = time.time
+    shadow = {"requests": 400, "min_requests": 100, "min_agreement": 0.4}
+    world.declare(stages=[STAGE], lease="600s", stale_after="500s", shadow=shadow)
+    with start_gateway(
+        world.settings.home, world.model, world.models.uri, world.settings.experiments
+    ) as gateway:
+        world.session.settings = replace(world.settings, gateway_urls=(gateway.url,))
+        yield world, gateway
+
+
+def ask(gateway: RunningGateway, frame: pd.DataFrame, name: str) -> None:
+    """Send rows as requests, and afterwards their outcomes."""
+    rows = frame.drop(columns="late").assign(
+        event_id=[f"{name}-{number}" for number in range(len(frame))],
+        event_time=[1_400_000_000.0 + 10 * number for number in range(len(frame))],
+    )
+    for start in range(0, len(rows), 500):
+        part = rows.iloc[start : start + 500]
+        body = f'{{"dataframe_split": {part.to_json(orient="split", index=False)}}}'
+        answer = gateway.client.post(
+            "/invocations", content=body, headers={"Content-Type": "application/json"}
+        )
+        assert answer.status_code == 200, answer.text
+        assert len(answer.json()["predictions"]) == len(part)
+    outcomes = [
+        {"event_id": event_id, "outcome": float(late), "occurred_at": at + 5}
+        for event_id, late, at in zip(rows["event_id"], frame["late"], rows["event_time"], strict=True)
+    ]
+    assert gateway.client.post("/outcomes", json={"outcomes": outcomes}).status_code == 200
+
+
+def test_a_run_climbs_is_promoted_and_is_taken_back_with_every_gateway_following(
+    served: tuple[World, RunningGateway],
+) -> None:
+    world, gateway = served
+    ask(gateway, flights(11, 500), "before")
+    run_id = world.begin("2")["run_id"]
+    for step in (lifecycle.check_data, lifecycle.evaluate, lifecycle.shadow):
+        assert step(run_id)["outcome"] == "PASS"
+        assert gateway.status()["challenger"] is None
+    lifecycle.raise_exposure(run_id, 1)
+    shown = gateway.status()
+    assert (shown["run"], shown["stage"], shown["percent"], shown["challenger"]) == (run_id, 1, 50.0, "2")
+    ask(gateway, flights(12, 4000), "under-guard")
+    decided = wait_until(lambda: _decided(lifecycle.look(run_id, 1)), "a decision", 60)
+    assert decided["decision"] == "ADVANCE", decided["sentence"]
+    assert lifecycle.conclude_stage(run_id, 1)["outcome"] == "PASS"
+    assert lifecycle.compare(run_id)["outcome"] == "PASS"
+    assert lifecycle.promote(run_id)["outcome"] == "PASS"
+    assert (gateway.status()["champion"], world.alias()) == ("2", "2")
+    assert lifecycle.report(run_id)["state"] == RunState.PROMOTED.value
+    result = rollback.execute(world.model, "a drill", "Ada", "back")
+    assert result["target"] == "1"
+    assert (gateway.status()["champion"], world.alias()) == ("1", "1")
+    assert set(result["seconds"]) == {"zero_exposure", "registry", "verified"}
+    steps = world.client.search_runs(
+        [world.client.get_experiment_by_name("delay_test").experiment_id],
+        f"tags.`mlflow.parentRunId` = '{world.run(run_id).mlflow_run_id}'",
+    )
+    assert {step.info.run_name for step in steps} == {
+        "preregister", "check_data", "evaluate", "shadow", "stage_1", "compare", "promote"
+    }  # fmt: skip
+
+
+def _decided(look: dict[str, str]) -> dict[str, str] | None:
+    return None if look["decision"] == "HOLD" else look

@@ -1,0 +1,221 @@
+"""The command line: exit codes, JSON shapes, and errors without tracebacks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from typer.testing import CliRunner, Result
+
+from tests import declared
+from tests.servers import free_port
+from understudy.cli import app
+from understudy.exposure import read_document
+from understudy.lifecycle.session import session
+from understudy.store import Store, exposures, runs
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installation in which nothing else runs."""
+    values = {
+        "UNDERSTUDY_HOME": str(tmp_path / "home"),
+        "UNDERSTUDY_EXPERIMENTS": str(tmp_path / "experiments"),
+        "UNDERSTUDY_EXPECTATIONS": str(tmp_path / "expectations"),
+        "UNDERSTUDY_GATEWAY_URLS": f"http://127.0.0.1:{free_port()}",
+        "COLUMNS": "200",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    for name in ("MLFLOW_TRACKING_URI", "UNDERSTUDY_PSEUDONYM_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "expectations").mkdir()
+    rows = {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 1}}
+    (tmp_path / "expectations" / "rows.json").write_text(json.dumps({"name": "rows", "expectations": [rows]}))
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    found = CliRunner().invoke(app, arguments)
+    assert found.exception is None or isinstance(found.exception, SystemExit), found.exception
+    assert "Traceback" not in found.output
+    return found
+
+
+def answered(*arguments: str, code: int = 0) -> Any:
+    found = run(*arguments, "--json")
+    assert found.exit_code == code, found.output
+    return json.loads(found.stdout)
+
+
+def exposed_run() -> Store:
+    """Write a run into the store, with a tenth of all units exposed."""
+    store = session().store
+    with store.write() as connection:
+        at = store.clock()
+        exposures.adopt(connection, declared.MODEL, "1", actor="tests", at=at)
+        run = runs.create(
+            connection,
+            key="k",
+            spec=declared.experiment().frozen(),
+            spec_digest="d",
+            version="2",
+            champion="1",
+            actor="tests",
+            reason="a test",
+            airflow={"url": "http://airflow/run"},
+            at=at,
+        )
+        exposures.raise_to(connection, run.run_id, 1, 10.0, 60.0, at=at)
+    exposures.publish_flags(store, session().settings)
+    return store
+
+
+def test_valid_files_are_counted(home: Path) -> None:
+    path = declared.write(home / "experiments")
+    assert "1 experiment file valid." in run("validate").stdout
+    assert answered("validate") == {"valid": True, "files": [str(path)], "problems": []}
+    assert answered("validate", str(path))["valid"]
+
+
+def test_every_problem_of_every_file_is_told(home: Path) -> None:
+    declared.write(home / "experiments")
+    (home / "experiments" / "bad.yaml").write_text("name: bad\nmodle: x\n")
+    declared.write(home / "experiments", name="suiteless", checks=[{"suite": "gone", "dataset": "holdout"}])
+    found = answered("validate", code=1)
+    assert not found["valid"]
+    assert {problem["file"] for problem in found["problems"]} == {"bad.yaml", "suiteless.yaml"}
+    assert {problem["code"] for problem in found["problems"]} == {"SPEC_INVALID", "SUITE_INVALID"}
+    told = run("validate")
+    assert told.exit_code == 1
+    assert "bad.yaml:2: modle: unknown field. Did you mean 'model'?" in told.stderr
+
+
+def test_nothing_to_validate_is_no_success(home: Path) -> None:
+    assert answered("validate", code=1) == {"valid": False, "files": [], "problems": []}
+    assert "UNDERSTUDY_EXPERIMENTS" in run("validate").stderr
+    assert answered("validate", str(home / "gone.yaml"), code=1)["problems"][0]["code"] == "SPEC_INVALID"
+
+
+def test_the_schema_is_json(home: Path) -> None:
+    assert json.loads(run("schema").stdout)["title"] == "Experiment"
+
+
+def test_the_status_of_a_fresh_installation_says_what_to_do(home: Path) -> None:
+    assert answered("status") == {"models": []}
+    assert "Start a run" in run("status").stdout
+
+
+def test_an_unknown_model_is_an_error_with_the_known_ones(home: Path) -> None:
+    assert answered("status", "nobody", code=1)["error"]["code"] == "NO_SUCH_MODEL"
+    exposed_run()
+    told = run("status", "nobody")
+    assert told.exit_code == 1
+    assert "Known models: delay" in told.stderr
+
+
+def test_the_status_of_a_model_has_everything_that_whoever_is_on_call_needs(home: Path) -> None:
+    exposed_run()
+    (found,) = answered("status", "delay")["models"]
+    wanted = {"run", "state", "stage", "percent", "lease_seconds_left", "champion", "challenger", "verdicts"}
+    assert wanted <= set(found)
+    assert (found["run"], found["state"], found["percent"]) == ("delay_test-v2-1", "exposed", 10.0)
+    assert (found["champion"], found["challenger"], found["stages"]) == ("1", "2", [10.0, 50.0])
+    table = run("status").stdout
+    assert "10 % on version 2" in table
+    assert "delay_test-v2-1" in table
+
+
+def test_a_sound_ledger_is_verified_and_shown(home: Path) -> None:
+    exposed_run()
+    assert answered("ledger", "verify") == {"entries": 3, "first_broken": None}
+    assert "chain unbroken" in run("ledger", "verify").stdout
+    shown = answered("ledger", "show", "delay")
+    assert [entry["action"] for entry in shown] == ["champion.adopted", "run.started", "exposure.raised"]
+    assert answered("ledger", "show", "nobody") == []
+    assert "exposure.raised" in run("ledger", "show").stdout
+
+
+def test_a_broken_ledger_is_named_and_fails(home: Path) -> None:
+    store = exposed_run()
+    with store.write() as connection:
+        connection.execute(sa.text("DROP TRIGGER ledger_refuses_update"))
+        connection.execute(sa.text("UPDATE ledger SET actor = 'somebody else' WHERE seq = 2"))
+    assert answered("ledger", "verify", code=1) == {"entries": 3, "first_broken": 2}
+    told = run("ledger", "verify")
+    assert (told.exit_code, "Entry 2 of 3" in told.stderr) == (1, True)
+
+
+def test_a_rollback_without_a_reason_is_refused(home: Path) -> None:
+    assert run("rollback", "delay").exit_code == 2
+    assert answered("rollback", "delay", "--reason", "  ", code=1)["error"]["code"] == "BAD_PARAMETER"
+
+
+def test_a_rollback_takes_exposure_to_zero_even_when_nothing_else_can_be_reached(home: Path) -> None:
+    exposed_run()
+    assert read_document(home / "home" / "flags.json")["delay"].exposed
+    found = answered("rollback", "delay", "--reason", "it hurts", code=1)
+    assert found["error"]["code"] == "SETTING_MISSING"
+    assert not read_document(home / "home" / "flags.json")["delay"].exposed
+    assert answered("status", "delay")["models"][0]["state"] == "rolling_back"
+
+
+@pytest.mark.parametrize("command", [("status",), ("ledger", "verify"), ("ledger", "show")])
+def test_a_store_that_cannot_be_opened_is_one_error(
+    home: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("UNDERSTUDY_STORE_URL", f"sqlite:///{home}")
+    assert answered(*command, code=1)["error"]["code"] == "STORE"
+    told = run(*command)
+    assert (told.exit_code, "UNDERSTUDY_STORE_URL" in told.stderr) == (1, True)
+
+
+def test_the_doctor_finds_what_is_wrong_and_looks_at_everything(home: Path) -> None:
+    findings = {found["what"]: found for found in answered("doctor", code=1)}
+    sick = {what for what, found in findings.items() if not found["healthy"]}
+    gateway = next(what for what in findings if what.startswith("gateway"))
+    assert sick == {"experiments", "registry", gateway, "pseudonym key"}
+    assert "MLFLOW_TRACKING_URI" in findings["registry"]["detail"]
+    assert "UNDERSTUDY_GATEWAY_URLS" in findings[gateway]["detail"]
+    told = run("doctor")
+    assert told.exit_code == 1
+    assert "BAD registry" in told.stdout
+
+
+def test_the_doctor_survives_a_store_and_a_home_that_cannot_be_used(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "home").write_text("a file where a folder should be")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    findings = {found["what"]: found["healthy"] for found in answered("doctor", code=1)}
+    assert len(findings) == 7
+    assert not any(findings.values())
+
+
+def test_the_doctor_publishes_a_lost_document_again(home: Path) -> None:
+    exposed_run()
+    published = read_document(home / "home" / "flags.json")
+    (home / "home" / "flags.json").write_text("torn")
+    run("doctor")
+    assert read_document(home / "home" / "flags.json") == published
+
+
+def test_the_installed_command_works_in_a_process_of_its_own(home: Path) -> None:
+    declared.write(home / "experiments")
+    done = subprocess.run(
+        [sys.executable, "-m", "understudy.cli", "validate", "--json"],
+        env=os.environ | {"PYTHONWARNINGS": "ignore"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["valid"]
