@@ -57,7 +57,11 @@ def start_mlflow(folder: Path) -> Iterator[str]:
         "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
         "--artifacts-destination", str(folder / "artifacts"),
     ]  # fmt: skip
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = os.environ | {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Its job runner keeps seven processes busy with nothing.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     environment.pop("MLFLOW_TRACKING_URI", None)
     url = f"http://127.0.0.1:{port}"
     with _running(command, environment, folder, folder / "server.log") as process:

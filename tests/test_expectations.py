@@ -182,11 +182,7 @@ def test_no_value_of_a_user_gets_into_verdict_page_or_log(
     hold: Hold, checked: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     private = frame(origin=["JFK", "LGA", SECRET], mixed=MIXED, same=[SECRET] * 3)
-    try:
-        result = hold(private, checked)
-    except SuiteInvalid as error:
-        assert SECRET not in str(error)
-        return
+    result = hold(private, checked)
     assert result.verdict.outcome in (Outcome.FAIL, Outcome.ERROR)
     assert SECRET not in json.dumps(result.verdict.to_dict(), allow_nan=False)
     assert SECRET not in result.page

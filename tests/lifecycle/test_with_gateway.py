@@ -34,6 +34,8 @@ def served(make_world: Callable[..., World]) -> Iterator[tuple[World, RunningGat
 def ask(gateway: RunningGateway, frame: pd.DataFrame, name: str) -> None:
     """Send rows as requests, and afterwards their outcomes."""
     rows = frame.drop(columns="late").assign(
+        # Many aircraft: how rare errors may be is told by units, not by requests.
+        tailnum=[f"N{number % 800:05d}" for number in range(len(frame))],
         event_id=[f"{name}-{number}" for number in range(len(frame))],
         event_time=[1_400_000_000.0 + 10 * number for number in range(len(frame))],
     )
@@ -65,7 +67,8 @@ def test_a_run_climbs_is_promoted_and_is_taken_back_with_every_gateway_following
     shown = gateway.status()
     assert (shown["run"], shown["stage"], shown["percent"], shown["challenger"]) == (run_id, 1, 50.0, "2")
     ask(gateway, flights(12, 4000), "under-guard")
-    decided = wait_until(lambda: _decided(lifecycle.look(run_id, 1)), "a decision", 60)
+    wait_until(lambda: time.time() - (world.run(run_id).stage_entered_at or 0) > 1, "the end of the soak")
+    decided = lifecycle.look(run_id, 1)
     assert decided["decision"] == "ADVANCE", decided["sentence"]
     assert lifecycle.conclude_stage(run_id, 1)["outcome"] == "PASS"
     assert lifecycle.compare(run_id)["outcome"] == "PASS"
@@ -83,7 +86,3 @@ def test_a_run_climbs_is_promoted_and_is_taken_back_with_every_gateway_following
     assert {step.info.run_name for step in steps} == {
         "preregister", "check_data", "evaluate", "shadow", "stage_1", "compare", "promote"
     }  # fmt: skip
-
-
-def _decided(look: dict[str, str]) -> dict[str, str] | None:
-    return None if look["decision"] == "HOLD" else look

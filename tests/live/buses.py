@@ -1,8 +1,8 @@
 """A small city: trips of buses from two depots, four versions of a model of their delay, and the traffic of a day.
 
-Being late depends on the hour and on the rain. Version 1 knows the hour, version 2 both. Version 3 reads the rain from
-the radar, which is right in every stored dataset and arrives with its sign flipped in live traffic. Version 4 was logged
-without a signature.
+Being late depends on the hour and on the rain. Version 1 knows the hour, version 2 also what the gauges say of the rain.
+Version 3 reads the radar instead, which is sharper in every stored dataset and arrives with its sign flipped in live
+traffic. Versions 4 and 5 were logged without a signature.
 """
 
 from __future__ import annotations
@@ -22,26 +22,33 @@ __all__ = ["MODEL", "Traffic", "log_models", "move_stage", "register", "trips", 
 
 MODEL = "bus-delay"
 BUSES = 4000
-VERSIONS = ((["hour"], True), (["hour", "rain"], True), (["hour", "radar"], True), (["hour", "rain"], False))
-"""Columns of versions 1 to 4, and whether each is logged with a signature."""
+VERSIONS = (
+    (["hour"], True),
+    (["hour", "rain"], True),
+    (["hour", "radar"], True),
+    (["hour", "rain"], False),
+    (["hour", "rain"], False),
+)
+"""Columns of versions 1 to 5, and whether each is logged with a signature."""
 
 _NUMBERS = itertools.count()
 
 
 def trips(rng: np.random.Generator, rows: int, *, live: bool = False) -> pd.DataFrame:
     """Return labelled trips; live ones carry the radar's rain as it really arrives: upside down."""
-    hour, rain = rng.normal(size=rows), rng.normal(size=rows)
+    hour, water, noise = rng.normal(size=(3, rows))
+    radar = water + 0.1 * rng.normal(size=rows)
     frame = pd.DataFrame(
         {
             "bus": [f"B{number:04d}" for number in rng.integers(0, BUSES, rows)],
             "driver": [f"Driver-{number}" for number in rng.integers(0, 500, rows)],
             "depot": rng.choice(["north", "south"], rows),
             "hour": hour,
-            "rain": rain,
-            "radar": -rain if live else rain,
+            "rain": water + 0.5 * noise,
+            "radar": -radar if live else radar,
         }
     )
-    odds = 0.9 * hour + 1.8 * rain + 0.3 * (frame["depot"] == "north")
+    odds = 0.9 * hour + 2.0 * water + 0.3 * (frame["depot"] == "north")
     frame["late"] = (rng.uniform(size=rows) < 1 / (1 + np.exp(-odds))).astype(int)
     return frame
 
@@ -54,7 +61,7 @@ def write_datasets(folder: Path) -> None:
 
 
 def log_models(uri: str) -> list[str]:
-    """Train and log the four versions and return their MLflow model ids."""
+    """Train and log the versions and return their MLflow model ids."""
     import mlflow
 
     before = mlflow.get_tracking_uri()

@@ -74,7 +74,7 @@ def test_mlflow_keeps_the_run_and_its_steps_and_each_side_links_to_the_other(liv
 def test_a_version_that_harms_online_is_rolled_back_from_its_first_stage(live: Live, rolled_back: str) -> None:
     run = live.run(rolled_back)
     assert run is not None
-    assert (run.state, run.version, run.actor) == (RunState.ROLLED_BACK, "3", "admin")
+    assert (run.state, run.version, run.actor) == (RunState.ROLLED_BACK, "3", "admin"), live.why(rolled_back)
     verdicts = live.records.verdicts(run.run_id)
     # Nothing before real traffic could have known.
     assert all(verdicts[step].verdict.passed for step in ("check_data", "evaluate", "shadow"))
@@ -166,7 +166,7 @@ def test_a_start_that_cannot_be_meant_is_refused_with_its_fix(live: Live, taken_
     assert refused.status_code == 400
     for dag_run, code, fix in (
         (misspelt, "BAD_PARAMETER", "this DAG takes reason, version"),
-        (unknown, "NO_SUCH_VERSION", "Registered versions: 1, 2, 3, 4"),
+        (unknown, "NO_SUCH_VERSION", "Registered versions: 1, 2, 3, 4, 5"),
     ):
         assert live.ended(dag_run) == "failed"
         log = live.airflow.log(DAG, dag_run, "preregister")

@@ -258,8 +258,7 @@ def test_generations_only_grow_and_are_never_given_twice(store: Store, start: St
     given: list[int] = []
 
     def climb() -> None:
-        for _ in range(10):
-            given.append(_raise(store, run).generation)
+        given.extend(_raise(store, run).generation for _ in range(10))
 
     threads = [threading.Thread(target=climb) for _ in range(3)]
     for thread in threads:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 import sqlalchemy as sa
@@ -42,7 +43,7 @@ def test_entries_come_back_in_order_and_the_chain_holds(chain: Store) -> None:
         assert [entry.seq for entry in ledger.entries(connection, run_id="run-4")] == [4]
     assert [entry.seq for entry in found] == list(range(1, ENTRIES + 1))
     assert found[0].previous == ledger.GENESIS
-    assert all(later.previous == earlier.digest for earlier, later in zip(found, found[1:], strict=False))
+    assert all(later.previous == earlier.digest for earlier, later in pairwise(found))
 
 
 def test_an_empty_ledger_is_sound(store: Store) -> None:
