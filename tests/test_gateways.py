@@ -67,7 +67,7 @@ def test_a_gateway_at_this_generation_or_a_later_one_follows(serve: Serve, chang
 
 
 BEHIND: list[tuple[dict[str, Any], str]] = [
-    ({"model": "other"}, "serves model other, not delay"),
+    ({"model": "other"}, "No gateway serves delay"),
     ({"ready": False, "waiting_for": "version 2"}, "is not ready: it waits for version 2"),
     ({"ready": None}, "is not ready"),
     ({"generation": 6}, "is at generation 6"),

@@ -9,7 +9,7 @@ from typing import Any
 from understudy.errors import GatewayMismatch, Unreachable
 from understudy.exposure import Exposure
 
-__all__ = ["score", "status", "wait_until_followed"]
+__all__ = ["serving", "status", "wait_until_followed"]
 
 _TIMEOUT = 5.0
 
@@ -36,71 +36,63 @@ def status(url: str) -> Mapping[str, Any]:
         raise _unreachable(url, error) from error
 
 
+def serving(urls: Sequence[str], model: str) -> list[str]:
+    """Return the gateways that serve a model; each gateway serves one.
+
+    Raises:
+        GatewayMismatch: There are gateways, and none of them serves it.
+        Unreachable: One does not answer, so nobody can tell what it serves.
+    """
+    found = {url: status(url).get("model") for url in urls}
+    own = [url for url, served in found.items() if served == model]
+    if urls and not own:
+        shown = ", ".join(f"{url} serves {served}" for url, served in found.items())
+        raise GatewayMismatch(
+            f"No gateway serves {model}: {shown}. Start one with `python -m understudy.gateway --model {model}` and name it "
+            "in UNDERSTUDY_GATEWAY_URLS."
+        )
+    return own
+
+
 def wait_until_followed(urls: Sequence[str], exposure: Exposure, deadline: float = 20.0) -> None:
-    """Wait until every gateway serves what was published.
+    """Wait until every gateway of a model serves what was published.
 
     Args:
-        urls: Base URLs of the gateways.
+        urls: Base URLs of all gateways; those of other models are passed over.
         exposure: What was published.
         deadline: Seconds to wait for all of them.
 
     Raises:
-        GatewayMismatch: One still serves something else.
+        GatewayMismatch: One still serves something else, or none serves the model.
         Unreachable: One does not answer.
     """
     until = time.monotonic() + deadline
-    for url in urls:
-        while True:
-            try:
-                found = status(url)
-                problem = _difference(found, exposure)
-            except Unreachable:
-                if time.monotonic() > until:
-                    raise
-                problem = "does not answer"
-            if problem is None:
-                break
+    while True:
+        try:
+            problem = _first_problem(urls, exposure)
+        except (Unreachable, GatewayMismatch):
             if time.monotonic() > until:
-                raise GatewayMismatch(
-                    f"The gateway at {url} {problem}, after {deadline:g} s. It must follow generation "
-                    f"{exposure.generation} of {exposure.model}; look at its log, and check that it reads the flag document "
-                    "in UNDERSTUDY_HOME."
-                )
-            time.sleep(0.1)
+                raise
+            problem = "does not answer"
+        if problem is None:
+            return
+        if time.monotonic() > until:
+            raise GatewayMismatch(
+                f"The gateway at {problem}, after {deadline:g} s. It must follow generation {exposure.generation} of "
+                f"{exposure.model}; look at its log, and check that it reads the flag document in UNDERSTUDY_HOME."
+            )
+        time.sleep(0.1)
 
 
-def score(url: str, frame: Any) -> list[Any]:
-    """Send rows through a gateway's ``/invocations``.
-
-    Args:
-        url: Base URL.
-        frame: A pandas frame, one row per request.
-
-    Returns:
-        One prediction per row.
-
-    Raises:
-        Unreachable: It does not answer, or not with predictions.
-    """
-    import httpx
-
-    content = f'{{"dataframe_split": {frame.to_json(orient="split", index=False)}}}'
-    try:
-        answer = httpx.post(
-            f"{url}/invocations",
-            content=content,
-            headers={"Content-Type": "application/json"},
-            timeout=_TIMEOUT * 2,
-        )
-        answer.raise_for_status()
-        return list(answer.json()["predictions"])
-    except (httpx.HTTPError, ValueError, KeyError) as error:
-        raise _unreachable(url, error) from error
+def _first_problem(urls: Sequence[str], exposure: Exposure) -> str | None:
+    for url in serving(urls, exposure.model):
+        difference = _difference(status(url), exposure)
+        if difference is not None:
+            return f"{url} {difference}"
+    return None
 
 
 def _difference(found: Mapping[str, Any], exposure: Exposure) -> str | None:
-    if found.get("model") != exposure.model:
-        return f"serves model {found.get('model')}, not {exposure.model}"
     if not found.get("ready"):
         return f"is not ready: it waits for {found.get('waiting_for') or 'its models'}"
     generation = found.get("generation")

@@ -27,7 +27,9 @@ def console_commands() -> list[tuple[str, str]]:
 
 
 def test_the_reference_is_generated_from_the_code() -> None:
-    done = subprocess.run([sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -40,7 +42,9 @@ def test_every_relative_link_leads_to_a_file(page: Path) -> None:
 
 @pytest.mark.parametrize(("page", "command"), console_commands())
 def test_every_command_shown_at_a_prompt_runs(page: str, command: str, tmp_path: Path) -> None:
-    assert command.startswith("understudy "), f"{page} shows {command!r}; only our own commands stand at a prompt"
+    assert command.startswith("understudy "), (
+        f"{page} shows {command!r}; only our own commands stand at a prompt"
+    )
     env = os.environ | {
         "UNDERSTUDY_HOME": str(tmp_path),
         "UNDERSTUDY_STORE_URL": f"sqlite:///{tmp_path / 'store.db'}",

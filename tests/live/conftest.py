@@ -76,7 +76,9 @@ def live(servers: Servers) -> Iterator[Live]:
             Records(doors, buses.MODEL),
             DAG,
         )
-        stack.airflow.wait_for_dags([DAG, "experiment__bus_nightly", "rollback", "registry_intake", "registry_start"])
+        stack.airflow.wait_for_dags(
+            [DAG, "experiment__bus_nightly", "rollback", "registry_intake", "registry_start"]
+        )
         running.until(lambda: traffic.served >= 2000, "the first traffic")
         yield running
     finally:
@@ -114,6 +116,8 @@ def taken_back(live: Live, rolled_back: str) -> dict[str, Any]:
     """What the rollback DAG did when it was asked to take the promoted version back."""
     live.traffic.full()
     dag_run = live.airflow.start("rollback", {"model": live.model, "reason": "Drivers complain."})
-    assert live.airflow.ended("rollback", dag_run) == "success", live.airflow.log("rollback", dag_run, "restore")
+    assert live.airflow.ended("rollback", dag_run) == "success", live.airflow.log(
+        "rollback", dag_run, "restore"
+    )
     result: dict[str, Any] = live.airflow.xcom("rollback", dag_run, "restore")
     return result

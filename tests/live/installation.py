@@ -169,7 +169,9 @@ class Live:
         """Say what became of a run, for the message of a test that failed."""
         run = self.run(dag_run)
         verdicts = self.records.verdicts(run.run_id) if run else {}
-        told = [f"{step}: {found.verdict.outcome} {found.verdict.sentence}" for step, found in verdicts.items()]
+        told = [
+            f"{step}: {found.verdict.outcome} {found.verdict.sentence}" for step, found in verdicts.items()
+        ]
         tasks = self.airflow.tasks(self.dag, dag_run)
         return "\n".join([f"{dag_run}: {run and run.state} {run and run.ending}", *told, str(tasks)])
 
@@ -178,7 +180,9 @@ class Live:
         assert self.stack.airflow is not None
         members = [psutil.Process(pid) for pid in self.stack.airflow.processes[0].members()]
         roots = [process for process in members if "triggerer" in " ".join(process.cmdline())]
-        return list({process.pid: process for root in roots for process in (root, *root.children(True))}.values())
+        return list(
+            {process.pid: process for root in roots for process in (root, *root.children(True))}.values()
+        )
 
     def kill(self, processes: list[psutil.Process]) -> None:
         """End processes as the kernel does when memory is gone: none of them gets to say goodbye."""

@@ -39,7 +39,12 @@ class Alone:
 
     def airflow(self, *command: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", *command], env=self.env, cwd=REPO, capture_output=True, text=True, timeout=240
+            [sys.executable, "-m", *command],
+            env=self.env,
+            cwd=REPO,
+            capture_output=True,
+            text=True,
+            timeout=240,
         )
         assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
         return done.stdout

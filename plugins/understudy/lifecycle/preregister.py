@@ -109,6 +109,9 @@ def _take_lock(
     challenger = _resolve_challenger(doors, experiment, version, champion)
     with doors.store.write() as connection:
         now = doors.store.clock()
+        twin = runs.by_key(connection, key)
+        if twin:  # the same start, told twice at the same moment
+            return doors.passage(twin.run_id)
         exposures.adopt(connection, experiment.model, champion, actor=actor, at=now)
         run = runs.create(
             connection,
@@ -150,8 +153,7 @@ def _resolve_challenger(doors: Session, experiment: Experiment, version: str | N
 
 def _register(passage: Passage) -> dict[str, Any]:
     doors, run, experiment = passage.session, passage.run, passage.experiment
-    for url in doors.settings.gateway_urls:
-        gateways.status(url)
+    gateways.serving(doors.settings.gateway_urls, run.model)
     holdout = read_dataset(doors.settings.data, experiment.data.holdout)
     with tempfile.TemporaryDirectory() as folder:
         champion = doors.registry.facts(run.model, run.champion, Path(folder) / "champion")

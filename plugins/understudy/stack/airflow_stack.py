@@ -89,6 +89,9 @@ def _servers(home: Path, url: str, port: int, credentials: Credentials) -> dict[
             # Tasks are forked from the scheduler, which has the heavy imports loaded. Python 3.14 would not fork.
             "mp_start_method": "fork",
         },
+        # A task that fails or is skipped is reported when its process has gone. The supervisor may miss that moment and
+        # then looks again only after this many seconds, five by default.
+        "workers": {"min_heartbeat_interval": "1"},
         "dag_processor": {
             "refresh_interval": "10",
             "parsing_processes": "1",
