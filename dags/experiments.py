@@ -12,6 +12,7 @@ from airflow.sdk import DAG, TaskGroup, chain
 from understudy.orchestration.catalog import experiments_to_build
 from understudy.orchestration.describe import experiment_dag_arguments, stage_label
 from understudy.orchestration.operators import (
+    START_KEY,
     GuardOperator,
     LifecycleOperator,
     PreregisterOperator,
@@ -37,7 +38,7 @@ def lifecycle(experiment: Experiment) -> None:
         # its state: a run whose `promote` did not succeed ends as failed. They have no setup on purpose, because the
         # failure of a setup would keep its teardowns from running.
         roll_back = RollBackOperator(task_id="roll_back", unless_succeeded="promote").as_teardown()
-        report = LifecycleOperator(step="report").as_teardown()
+        report = LifecycleOperator(step="report", run_id=START_KEY).as_teardown()
         chain(preregister, check_data, evaluate, shadow, *stages, compare, promote, roll_back, report)
 
 

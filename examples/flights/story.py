@@ -75,7 +75,7 @@ class Story:
         for recorded in found[self._told.get(run.run_id, 0) :]:
             self._verdict(recorded)
         self._told[run.run_id] = len(found)
-        looking = f", {len([item for item in found if item.decision])} looks" if run.stage else ""
+        looking = f", {sum(item.is_look for item in found)} looks" if run.stage else ""
         last = found[-1].verdict.sentence[:110] if found else ""
         return f"{day}: {run.run_id} is {run.state.value}, stage {run.stage}{looking}. {last}"
 
@@ -121,8 +121,8 @@ class Story:
             return
         what = recorded.step.replace("_", " ")
         if recorded.step.startswith("stage_"):
-            if recorded.decision is None:
-                return  # the same verdict, once more, as it went to MLflow
+            if not recorded.is_look:
+                return  # the last look once more, as it went to MLflow
             what = f"{what}: {recorded.decision}"
         outcome = recorded.verdict.outcome.value
         self.console.print(

@@ -245,6 +245,7 @@ def reaching_mlflow(action: Callable[[], _T], uri: str) -> _T:
     Raises:
         Unreachable: The server did not answer or answered with a server error.
     """
+    import requests
     from mlflow.exceptions import MlflowException
 
     try:
@@ -254,7 +255,7 @@ def reaching_mlflow(action: Callable[[], _T], uri: str) -> _T:
         if "failed with exception" in str(error) or status in (429, 502, 503, 504):
             raise _unreachable(uri, error) from error
         raise
-    except (ConnectionError, TimeoutError) as error:
+    except (requests.ConnectionError, requests.Timeout, ConnectionError, TimeoutError) as error:
         raise _unreachable(uri, error) from error
 
 

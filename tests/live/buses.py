@@ -121,7 +121,7 @@ class Traffic:
         seed: Of the trips.
     """
 
-    FULL, TRICKLE = 1500.0, 30.0
+    FULL, TRICKLE = 1500.0, 10.0
     """Rows a second: enough to decide a stage within seconds, and enough to be fresh but never to decide one."""
 
     def __init__(self, url: str, seed: int = 7) -> None:

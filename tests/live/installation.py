@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -164,6 +165,18 @@ class Live:
         run = self.run(dag_run)
         assert run is not None
         return run
+
+    def answered_by_challenger(self, run_id: str) -> list[float]:
+        """Return when each request was received that a challenger answered in this run, by the gateway's own log."""
+        folder = self.records.doors.settings.events_dir / self.model / "requests"
+        events = [
+            json.loads(line) for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()
+        ]
+        return sorted(
+            event["received_at"]
+            for event in events
+            if event["run"] == run_id and event["arm"] == "challenger"
+        )
 
     def why(self, dag_run: str) -> str:
         """Say what became of a run, for the message of a test that failed."""

@@ -189,7 +189,7 @@ def test_a_start_that_cannot_be_meant_is_refused_with_its_fix(live: Live, taken_
 def test_servers_that_die_on_the_way_never_leave_anybody_exposed(
     live: Live, taken_back: dict[str, Any]
 ) -> None:
-    """MLflow dies before exposure and comes back; a rival is refused; the gateway dies during exposure."""
+    """MLflow dies before exposure and comes back; a rival is refused; MLflow and the gateway die during exposure."""
     live.traffic.full()
     dag_run = live.start({"version": "2", "reason": "Once more."})
     live.until(lambda: live.airflow.tasks(DAG, dag_run).get("preregister") == "success", "the registration")
@@ -210,6 +210,14 @@ def test_servers_that_die_on_the_way_never_leave_anybody_exposed(
     assert run.run_id in log
     assert live.gateway()["run"] == run.run_id
     assert live.airflow.state(DAG, dag_run) == "running"
+
+    # Whether the exposure is sound can be told without MLflow: it goes on serving, and its lease is renewed.
+    live.stack.mlflow.process.stop(grace=0)
+    lease = live.gateway()["lease_expires_at"]
+    live.until(lambda: live.gateway()["lease_expires_at"] > lease + 1, "a renewed lease", 30)
+    assert live.gateway()["exposed"] is True
+    live.stack.mlflow.start()
+    live.stack.mlflow.wait_ready()
 
     gateway = live.stack.gateway
     assert gateway is not None
@@ -244,6 +252,11 @@ def test_without_a_triggerer_the_lease_lapses_by_itself_and_the_shell_takes_over
     left = served["lease_expires_at"] - time.time()
     assert left <= run.spec["lease"]
     live.until(lambda: live.gateway()["exposed"] is False, "the end of the lease", left + 2)
+    served_before = live.traffic.served
+    live.until(lambda: live.traffic.served > served_before, "an answer after the lease")
+    answered = live.answered_by_challenger(run.run_id)
+    assert answered
+    assert answered[-1] < served["lease_expires_at"]
     assert live.airflow.state(DAG, dag_run) not in ENDED
 
     command = ["-m", "understudy.cli", "rollback", live.model, "--reason", "Nobody is watching."]

@@ -149,7 +149,7 @@ def _judge(
 def _gain(metric: str, cell: PairedDifference, min_gain: float) -> Verdict:
     interval = cell.interval
     if not interval.determined or interval.upper is None or interval.estimate is None:
-        sentence = f"The offline gain of {metric} cannot be determined ({interval.reason})."
+        sentence = f"The offline gain of {metric} cannot be determined ({_why(interval.reason)})."
         return Verdict(Outcome.INCONCLUSIVE, "undetermined", sentence, interval.to_dict(), metric, "all")
     proven = -interval.upper
     if proven >= min_gain:
@@ -161,6 +161,10 @@ def _gain(metric: str, cell: PairedDifference, min_gain: float) -> Verdict:
     )
     outcome = Outcome.FAIL if -(interval.lower or 0.0) < min_gain else Outcome.INCONCLUSIVE
     return Verdict(outcome, "gain_not_proven", sentence, interval.to_dict(), metric, "all")
+
+
+def _why(reason: str | None) -> str:
+    return "both versions answer alike on every row" if reason == "zero_variance" else str(reason)
 
 
 def _cohort(metric: str, cell: PairedDifference, max_loss: float) -> Verdict:

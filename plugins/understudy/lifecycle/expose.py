@@ -136,13 +136,13 @@ def conclude_stage(run_id: str, stage: int) -> dict[str, Any]:
     passage = session().passage(run_id)
     step = f"stage_{stage}"
     with passage.session.store.read() as connection:
-        looks = records.verdicts_of(connection, run_id, step)
+        looks = [item for item in records.verdicts_of(connection, run_id, step) if item.is_look]
     if not looks:
         nothing = Verdict(
             Outcome.ERROR, "no_look", f"Stage {stage} ended without a single look at the evidence."
         )
         return passage.conclude(step, nothing, StepRecord(), stage=stage)
-    decided = [seen for seen in looks if seen.decision not in (None, Kind.HOLD.value)]
+    decided = [seen for seen in looks if seen.decision != Kind.HOLD.value]
     last = (decided or looks)[-1]
     metrics: dict[str, float] = {"looks": float(len(looks))}
     for part in last.verdict.parts:
@@ -152,7 +152,7 @@ def conclude_stage(run_id: str, stage: int) -> dict[str, Any]:
         metrics=metrics,
         params={"percent": passage.experiment.stages[stage - 1].percent, "decision": last.decision},
     )
-    return passage.conclude(step, last.verdict, record, stage=stage)
+    return passage.conclude(step, last.verdict, record, stage=stage, decision=last.decision)
 
 
 def abort(key: str, reason: str) -> dict[str, Any]:
@@ -167,14 +167,16 @@ def abort(key: str, reason: str) -> dict[str, Any]:
         ``target_version``, the champion that the run started from.
     """
     doors = session()
-    with doors.store.read() as connection:
-        try:
-            run = runs.by_key(connection, key) or runs.get(connection, key)
-        except NoSuchRun:
-            return {"rollback_needed": False, "model": None, "run_id": None, "reason": reason}
-    passage = doors.passage(run.run_id)
+    try:
+        passage = doors.passage_of(key)
+    except NoSuchRun:
+        return {"rollback_needed": False, "model": None, "run_id": None, "reason": reason}
+    run = passage.run
     why = _last_refusal(passage) or reason
     answer = {"model": run.model, "run_id": run.run_id, "reason": why, "target_version": run.champion}
+    if run.state is runs.RunState.FAILED:
+        # A repeat after MLflow was out of reach: the run has ended, its alias may still be there.
+        doors.registry.delete_alias(run.model, CHALLENGER, only_if=run.version)
     if run.state.terminal:
         return answer | {"rollback_needed": False}
     if run.state is runs.RunState.PREPARING:

@@ -25,11 +25,14 @@ _STATUS = {runs.RunState.PROMOTED: "FINISHED", runs.RunState.ROLLED_BACK: "KILLE
 def report(run_id: str) -> dict[str, Any]:
     """Write the report of a run, whatever became of it.
 
+    Args:
+        run_id: The run's id, or the key it was started with: a run may have been refused before it told its id.
+
     Returns:
         ``run_id``, ``state``, ``sentence`` and the address of the MLflow run that carries the report.
     """
     try:
-        passage = session().passage(run_id)
+        passage = session().passage_of(run_id)
     except NoSuchRun as error:
         return {
             "run_id": run_id,
@@ -39,7 +42,7 @@ def report(run_id: str) -> dict[str, Any]:
     doors, run = passage.session, passage.run
     page = render(passage)
     answer = {
-        "run_id": run_id,
+        "run_id": run.run_id,
         "state": run.state.value,
         "sentence": run.ending or "The run has not ended yet.",
         "mlflow_url": "",
@@ -61,7 +64,7 @@ def render(passage: Passage) -> str:
         steps = [
             item for item in records.newest_of_each_step(connection, run.run_id) if item.step != ONLINE_RESULT
         ]
-    looks = [item for item in recorded if item.decision is not None]
+    looks = [item for item in recorded if item.is_look]
     compared = next((item.verdict for item in steps if item.step == "compare"), None)
     exposed, units = exposed_units(passage.session.settings.events_dir, run.model, run.run_id)
     forecast = compared.evidence.get("forecast", {}) if compared else {}

@@ -53,6 +53,16 @@ class Session:
             run = runs.get(connection, run_id)
         return Passage(self, run, Experiment.model_validate(run.spec))
 
+    def passage_of(self, key: str) -> Passage:
+        """Return a run by its id or by the key it was started with.
+
+        Raises:
+            NoSuchRun: The store knows neither.
+        """
+        with self.store.read() as connection:
+            run = runs.by_key(connection, key) or runs.get(connection, key)
+        return Passage(self, run, Experiment.model_validate(run.spec))
+
 
 @dataclass(frozen=True)
 class Passage:
@@ -68,8 +78,17 @@ class Passage:
     run: runs.Run
     experiment: Experiment
 
-    def conclude(self, step: str, verdict: Verdict, record: StepRecord, *, stage: int = 0) -> dict[str, Any]:
+    def conclude(
+        self, step: str, verdict: Verdict, record: StepRecord, *, stage: int = 0, decision: str | None = None
+    ) -> dict[str, Any]:
         """Record a step's verdict in the store and in MLflow, and stop the run unless it passed.
+
+        Args:
+            step: Name of the step.
+            verdict: How it ended.
+            record: What it leaves in MLflow.
+            stage: The stage that it is about, if it is about one.
+            decision: The decision that ended the stage.
 
         Returns:
             The verdict as a dict, with ``run_id`` and ``mlflow_url``.
@@ -78,8 +97,9 @@ class Passage:
             StepNotPassed: The outcome is not PASS.
         """
         with self.session.store.write() as connection:
+            now = self.session.store.clock()
             records.record_verdict(
-                connection, self.run.run_id, step, verdict, stage=stage, at=self.session.store.clock()
+                connection, self.run.run_id, step, verdict, stage=stage, decision=decision, at=now
             )
         log.info("%s: %s: %s", step, verdict.outcome.value, verdict.sentence)
         url = ""

@@ -16,6 +16,7 @@ from understudy.orchestration.links import MlflowRunLink, RollbackRunLink
 from understudy.orchestration.triggers import GUARD_LOST, GuardTrigger
 
 __all__ = [
+    "START_KEY",
     "GuardOperator",
     "LifecycleOperator",
     "PreregisterOperator",
@@ -25,6 +26,9 @@ __all__ = [
 
 RUN_ID = "{{ (ti.xcom_pull(task_ids='preregister') or {}).get('run_id', '') }}"
 """The lifecycle's run id as a template: pulling it leaves the graph free of an edge from preregister to every task."""
+
+START_KEY = "{{ dag_run.dag_id }}/{{ dag_run.run_id }}"
+"""The key of the start as a template, for steps that also serve a run which failed before it told its id."""
 
 
 class _StepOperator(BaseOperator):

@@ -36,6 +36,11 @@ class RecordedVerdict:
     evidence: Mapping[str, Any] | None
     at: float
 
+    @property
+    def is_look(self) -> bool:
+        """Whether it is one look of a guard; the verdict that ends a stage repeats the last one for the record."""
+        return self.decision is not None and self.evidence is not None
+
 
 def record_verdict(
     connection: Connection,
