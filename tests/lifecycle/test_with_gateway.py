@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pandas as pd
@@ -12,6 +14,7 @@ import pytest
 from tests.lifecycle.conftest import World, flights
 from tests.servers import RunningGateway, start_gateway, wait_until
 from understudy import lifecycle, rollback
+from understudy.errors import StepNotPassed
 from understudy.store.runs import RunState
 
 STAGE = {"percent": 50, "soak": "1s", "timeout": "300s", "min_units": 30, "margin_scale": 2}
@@ -86,3 +89,43 @@ def test_a_run_climbs_is_promoted_and_is_taken_back_with_every_gateway_following
     assert {step.info.run_name for step in steps} == {
         "preregister", "check_data", "evaluate", "shadow", "stage_1", "compare", "promote"
     }  # fmt: skip
+
+
+def mirrored_world(served: tuple[World, RunningGateway]) -> tuple[World, RunningGateway, str]:
+    world, gateway = served
+    shadow = {"requests": 400, "min_requests": 100, "min_agreement": 0.4, "mirror": "2s"}
+    world.declare(stages=[STAGE], lease="600s", stale_after="500s", shadow=shadow)
+    ask(gateway, flights(11, 500), "before")
+    return world, gateway, str(world.begin("2")["run_id"])
+
+
+def test_live_requests_are_mirrored_and_nobody_sees_the_challengers_answers(
+    served: tuple[World, RunningGateway],
+) -> None:
+    world, gateway, run_id = mirrored_world(served)
+    with ThreadPoolExecutor(1) as pool:
+        shadow = pool.submit(lifecycle.shadow, run_id)
+        rounds = 0
+        while not shadow.done():
+            rounds += 1
+            ask(gateway, flights(20 + rounds, 50), f"live-{rounds}")
+    verdict = shadow.result()
+    assert verdict["outcome"] == "PASS"
+    assert "mirrored live requests it agrees on" in verdict["sentence"]
+    arms = {json.loads(line)["arm"] for path in gateway.events.glob("requests/*") for line in path.open()}
+    assert arms == {"unexposed"}
+    shown = gateway.status()
+    assert (shown["challenger"], shown["mirror"]["on"], shown["percent"]) == (None, False, 0.0)
+    actions = world.actions()
+    assert actions.index("mirror.started") < actions.index("exposure.dropped")
+
+
+def test_a_mirror_without_traffic_does_not_pass_and_is_switched_off(
+    served: tuple[World, RunningGateway],
+) -> None:
+    world, gateway, run_id = mirrored_world(served)
+    with pytest.raises(StepNotPassed, match="No live request was mirrored"):
+        lifecycle.shadow(run_id)
+    assert gateway.status()["challenger"] is None
+    assert lifecycle.abort(run_id, "Shadow did not pass.")["rollback_needed"] is False
+    assert world.run(run_id).state is RunState.FAILED

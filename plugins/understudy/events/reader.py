@@ -18,7 +18,7 @@ from pathlib import Path
 import duckdb
 import pandas as pd
 
-__all__ = ["EventLog", "LogState", "event_log", "exposed_units", "recent_requests"]
+__all__ = ["EventLog", "LogState", "event_log", "exposed_units", "mirrored_requests", "recent_requests"]
 
 _CHUNK = 64 * 1024 * 1024
 
@@ -224,6 +224,28 @@ def recent_requests(events_dir: Path, model: str, limit: int, since: float | Non
 
 
 _RECENT = ("event_id", "received_at", "event_time", "run", "arm", "version", "prediction", "error")
+
+
+def mirrored_requests(events_dir: Path, model: str, run_id: str) -> pd.DataFrame:
+    """Return the mirrored requests of a run beside what the champion answered to the same request.
+
+    Returns:
+        Columns ``champion`` and ``challenger`` (predictions, NaN where there is none); one row per event id.
+    """
+    log = event_log(events_dir, model)
+    lines = b"".join(
+        data[: data.rfind(b"\n") + 1]
+        for data in (path.read_bytes() for path in sorted((events_dir / model / "mirrors").glob("*.jsonl")))
+    )
+    fields = {"event_id": "VARCHAR", "run": "VARCHAR", "prediction": "DOUBLE"}
+    with log.lock, _Spooled(lines) as spool:
+        log.refresh()
+        sql = f"""
+            SELECT any_value(requests.prediction) AS champion, any_value(mirrored.prediction) AS challenger
+            FROM {_parsed(spool, fields)} AS mirrored JOIN requests USING (event_id)
+            WHERE mirrored.run = ? AND requests.arm <> 'challenger' GROUP BY event_id"""  # noqa: S608
+        frame: pd.DataFrame = log.connection.execute(sql, [run_id]).df() if lines else pd.DataFrame()
+    return frame if len(frame) else pd.DataFrame({"champion": [], "challenger": []}, dtype=float)
 
 
 def _newest_first(folder: Path) -> Iterator[tuple[Path, float]]:

@@ -181,9 +181,10 @@ def abort(key: str, reason: str) -> dict[str, Any]:
         return answer | {"rollback_needed": False}
     if run.state is runs.RunState.PREPARING:
         with doors.store.write() as connection:
-            runs.end(
-                connection, run, runs.RunState.FAILED, ending=why, actor="understudy", at=doors.store.clock()
-            )
+            now = doors.store.clock()
+            runs.end(connection, run, runs.RunState.FAILED, ending=why, actor="understudy", at=now)
+            exposures.drop(connection, run.model, actor="understudy", reason=why, at=now)
+        exposures.publish_flags(doors.store, doors.settings)
         doors.registry.delete_alias(run.model, CHALLENGER, only_if=run.version)
         return answer | {"rollback_needed": False}
     _drop(passage, why)

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from understudy import gateways
 from understudy.errors import UnderstudyError
+from understudy.events.reader import mirrored_requests
 from understudy.lifecycle.check_data import logged_requests
 from understudy.lifecycle.scoring import probabilities
 from understudy.lifecycle.session import Passage, session
 from understudy.spec import Shadow
 from understudy.stats.drift import psi
+from understudy.store import exposures
 from understudy.tracking import StepRecord
 from understudy.verdicts import Outcome, Verdict, worst_of
 
-__all__ = ["shadow"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["mirror", "shadow"]
 
 _BATCH = 500
 
@@ -26,32 +33,75 @@ log = logging.getLogger(__name__)
 
 
 def shadow(run_id: str) -> dict[str, Any]:
-    """Compare the predictions of both versions on the newest logged requests.
+    """Compare the predictions of both versions on the newest logged requests, and on live ones where the spec asks.
 
     Raises:
         StepNotPassed: The challenger fails on requests, or its answers differ too much to be exposed.
         DataMissing: Nothing is logged.
     """
     passage = session().passage(run_id)
-    requests = logged_requests(passage, passage.experiment.shadow.requests)
+    rules = passage.experiment.shadow
+    requests = logged_requests(passage, rules.requests)
     champion, champion_seconds, _ = _replay(passage, passage.run.champion, requests)
     challenger, challenger_seconds, failed = _replay(passage, passage.run.version, requests)
-    verdict = _judge(passage.experiment.shadow, champion, challenger, failed)
+    verdict = _judge(rules, champion, challenger, failed)
     drift = psi(champion, challenger)
+    metrics = {
+        "requests": len(requests),
+        "failed": failed,
+        "mean_score.champion": _mean(champion),
+        "mean_score.challenger": _mean(challenger),
+        "agreement": _agreement(champion, challenger),
+        "latency_ratio": challenger_seconds / max(champion_seconds, 1e-9),
+        **({"score_psi": drift.psi} if drift.psi is not None else {}),
+    }
+    if verdict.passed and rules.mirror:
+        live = mirror(passage, rules.mirror)
+        metrics |= {"mirrored": len(live)}
+        verdict = worst_of([verdict, _judge_mirror(rules, live)], verdict.sentence)
+        if verdict.passed:
+            verdict = replace(verdict, sentence=" ".join(part.sentence for part in verdict.parts))
     record = StepRecord(
-        metrics={
-            "requests": len(requests),
-            "failed": failed,
-            "mean_score.champion": _mean(champion),
-            "mean_score.challenger": _mean(challenger),
-            "agreement": _agreement(champion, challenger),
-            "latency_ratio": challenger_seconds / max(champion_seconds, 1e-9),
-            **({"score_psi": drift.psi} if drift.psi is not None else {}),
-        },
-        params={"requests": len(requests)},
+        metrics=metrics,
+        params={"requests": len(requests), "mirror": rules.mirror},
         datasets={"requests": requests.drop(columns=["unit"], errors="ignore")},
     )
     return passage.conclude("shadow", verdict, record)
+
+
+def mirror(passage: Passage, seconds: float) -> pd.DataFrame:
+    """Have the gateways copy live requests to the challenger for a while.
+
+    Returns:
+        What both versions answered, as :func:`~understudy.events.reader.mirrored_requests` gives it.
+    """
+    doors, run = passage.session, passage.run
+    with doors.store.write() as connection:
+        mirrored = exposures.start_mirror(connection, run.run_id, at=doors.store.clock())
+    exposures.publish_flags(doors.store, doors.settings)
+    try:
+        gateways.wait_until_followed(doors.settings.gateway_urls, mirrored)
+        time.sleep(seconds)
+    finally:
+        with doors.store.write() as connection:
+            reason = "The mirror has seen what it was to see."
+            exposures.drop(connection, run.model, actor="understudy", reason=reason, at=doors.store.clock())
+        exposures.publish_flags(doors.store, doors.settings)
+    return mirrored_requests(doors.settings.events_dir, run.model, run.run_id)
+
+
+def _judge_mirror(rules: Shadow, live: pd.DataFrame) -> Verdict:
+    if live.empty:
+        sentence = "No live request was mirrored, so the mirror shows nothing. Send traffic, or leave `shadow.mirror` out."
+        return Verdict(Outcome.INCONCLUSIVE, "nothing_mirrored", sentence)
+    champion, challenger = live["champion"].to_numpy(float), live["challenger"].to_numpy(float)
+    failed = int((~np.isfinite(challenger)).sum())
+    agreement = _agreement(champion, challenger)
+    parts = [
+        _at_most("error_rate", failed / len(live), rules.max_error_rate, "of the mirrored requests failed"),
+        _at_most("disagreement", 1 - agreement, 1 - rules.min_agreement, "of them are decided differently"),
+    ]
+    return worst_of(parts, f"On {len(live):,} mirrored live requests it agrees on {agreement:.1%}.")
 
 
 def _replay(passage: Passage, version: str, requests: Any) -> tuple[NDArray[np.float64], float, int]:

@@ -188,6 +188,9 @@ class Shadow(_Declared):
     min_agreement: float = Field(
         0.7, gt=0, le=1, description="Smallest share of requests on which both versions decide alike at 0.5."
     )
+    mirror: Seconds | None = Field(
+        None, description="How long live requests are also copied to the challenger; nobody sees its answers."
+    )
     max_error_rate: float = Field(
         0.0, ge=0, lt=1, description="Largest tolerated share of requests that cannot be scored."
     )

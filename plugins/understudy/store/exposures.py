@@ -18,7 +18,18 @@ from understudy.settings import Settings
 from understudy.store import ledger, runs, schema
 from understudy.store.database import Store
 
-__all__ = ["adopt", "drop", "every", "find", "promote", "publish_flags", "raise_to", "renew", "set_champion"]
+__all__ = [
+    "adopt",
+    "drop",
+    "every",
+    "find",
+    "promote",
+    "publish_flags",
+    "raise_to",
+    "renew",
+    "set_champion",
+    "start_mirror",
+]
 
 _PUBLISH = "publish_flags"
 
@@ -116,6 +127,34 @@ def raise_to(
     )
     _enqueue(connection, at)
     return raised
+
+
+def start_mirror(connection: Connection, run_id: str, *, at: float) -> Exposure:
+    """Have the gateways copy the champion's requests to the challenger of a run that is not exposed yet.
+
+    Raises:
+        StaleGeneration: The run is exposed already or has ended.
+    """
+    run = runs.get(connection, run_id)
+    current = _known(connection, run.model)
+    if run.state is not runs.RunState.PREPARING:
+        raise StaleGeneration(
+            f"Run {run_id} is {run.state}, and a mirror belongs before exposure. Start a new run."
+        )
+    mirrored = Exposure(run.model, current.generation + 1, run.champion, run.version, run_id, mirror=True)
+    _save(connection, mirrored)
+    ledger.append(
+        connection,
+        at=at,
+        actor="understudy",
+        action="mirror.started",
+        model=run.model,
+        run_id=run_id,
+        reason="Live requests are copied to the challenger; nobody sees its answers.",
+        body={"generation": mirrored.generation, "version": run.version},
+    )
+    _enqueue(connection, at)
+    return mirrored
 
 
 def renew(connection: Connection, run_id: str, lease: float, *, at: float) -> Exposure | None:
