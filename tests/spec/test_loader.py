@@ -268,4 +268,4 @@ def test_the_digest_is_pinned() -> None:
     assert declared.experiment().digest() == PINNED
 
 
-PINNED = "d927496277cb753f3353ddd21ca9b9700e0e5e5d7d31868021aef4f4c15b958d"
+PINNED = "0d587860c8bd0ac8f51e96d02101b03259b3d72dc7c1de6e3997278960edfeba"
