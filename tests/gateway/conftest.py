@@ -63,6 +63,7 @@ def registered(mlflow_server: tuple[str, Path]) -> Registered:
 
     uri, folder = mlflow_server
     mlflow.set_tracking_uri(uri)
+    mlflow.set_experiment("training")  # another test of this process may have left one of another server
     frame, good, better = _trained()
     versions = [_log_sklearn(frame, model) for model in (good, better, good)]
     awkward = {behaviour: _log_awkward(frame, MODEL, behaviour) for behaviour in AWKWARD}
