@@ -64,3 +64,10 @@ def test_every_make_target_that_is_named_exists() -> None:
     for page in PAGES:
         named = set(re.findall(r"`make ([a-z]+)", page.read_text()))
         assert named <= targets, f"{page.name} names {sorted(named - targets)}"
+
+
+def test_no_page_names_the_host_of_a_package_registry() -> None:
+    hosts = ("pypi" + ".org", "pythonhosted" + ".org", "registry.npmjs" + ".org")
+    for page in PAGES:
+        named = [host for host in hosts if host in page.read_text()]
+        assert not named, f"{page.name} names {named}"
