@@ -24,7 +24,7 @@ export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
 
 # Commands that tests need beside Python, and the Debian packages that bring them.
-SYSTEM := chromium:chromium
+SYSTEM := chromium:chromium pg_createcluster:postgresql
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 

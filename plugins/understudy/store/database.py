@@ -18,6 +18,7 @@ __all__ = ["Store"]
 
 _HEAD = "0001"
 _BUSY_SECONDS = 30
+_WRITE_LOCK = 0x756E6465727374  # any fixed number; this one spells "underst"
 
 
 class Store:
@@ -57,8 +58,11 @@ class Store:
         Raises:
             StoreError: The database does not answer.
         """
-        with self._answering(), self.engine.connect() as connection, connection.begin():
-            yield connection
+        with self._answering(), self.engine.connect() as connection:
+            if self.engine.dialect.name == "postgresql":
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -113,6 +117,9 @@ def _engine(url: str) -> Engine:
 @contextmanager
 def _writing(engine: Engine) -> Iterator[Connection]:
     with engine.connect().execution_options(understudy_write=True) as connection, connection.begin():
+        if engine.dialect.name == "postgresql":
+            # SQLite's write lock covers the whole database; here it is one lock that every writer takes, until it commits.
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_WRITE_LOCK)))
         yield connection
 
 
@@ -135,21 +142,26 @@ def _migrate(engine: Engine, home: Path) -> None:
     # Several processes start at once; the first one migrates, the others find it done.
     with (home / "migrate.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        found = _revision(engine)
-        if found is not None and found > _HEAD:
-            raise StoreError(
-                f"The store has schema {found}, this Understudy knows up to {_HEAD}. A newer version wrote it; use that one."
-            )
         with _writing(engine) as connection:
+            found = _revision_in(connection)
+            if found is not None and found > _HEAD:
+                raise StoreError(
+                    f"The store has schema {found}, this Understudy knows up to {_HEAD}. A newer version wrote it; use that "
+                    "one."
+                )
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
 
 def _revision(engine: Engine) -> str | None:
     with engine.connect() as connection:
-        if not sa.inspect(connection).has_table("alembic_version"):
-            return None
-        return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+        return _revision_in(connection)
+
+
+def _revision_in(connection: Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
 
 
 def _shown(url: str | URL) -> str:

@@ -65,8 +65,6 @@ def append(
     Returns:
         The entry as written.
     """
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.text("LOCK TABLE ledger IN EXCLUSIVE MODE"))
     last = connection.execute(
         sa.select(schema.ledger.c.seq, schema.ledger.c.digest).order_by(schema.ledger.c.seq.desc()).limit(1)
     ).first()

@@ -1,0 +1,159 @@
+"""The store on PostgreSQL: the same rules as on SQLite, where writers come from many machines."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from tests.servers import free_port
+from understudy.errors import ConcurrentRun
+from understudy.settings import Settings
+from understudy.store import Store, exposures, ledger, runs
+
+SPEC: dict[str, Any] = {"name": "delay", "model": "delay", "stages": []}
+
+
+def server_program(name: str) -> Path | None:
+    """Find a PostgreSQL server program; Debian keeps them out of PATH."""
+    found = [*sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}")), *filter(None, [shutil.which(name)])]
+    return Path(found[-1]) if found else None
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL of our own, on a free port; yields the address of an empty database."""
+    initdb, postgres = server_program("initdb"), server_program("postgres")
+    if initdb is None or postgres is None:
+        pytest.skip("PostgreSQL's server is not installed; `make system` installs it on Debian as root")
+    folder = tmp_path_factory.mktemp("postgres")
+    port = free_port()
+    # PostgreSQL refuses to run as root, and its user must be able to reach the folder.
+    who: dict[str, Any] = (
+        {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
+    )
+    if who:
+        for part in (folder, *folder.parents[:2]):
+            part.chmod(0o755)
+        shutil.chown(folder, "postgres", "postgres")
+    quiet = {"check": True, "capture_output": True, "cwd": folder}
+    subprocess.run([initdb, "-D", folder / "data", "-A", "trust", "-U", "understudy"], **quiet, **who)
+    command = [
+        postgres,
+        "-D",
+        folder / "data",
+        "-p",
+        str(port),
+        "-c",
+        "unix_socket_directories=",
+        "-c",
+        "listen_addresses=127.0.0.1",
+    ]
+    with (
+        (folder / "log").open("wb") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, **who) as process,
+    ):
+        try:
+            yield f"postgresql+psycopg2://understudy@127.0.0.1:{port}/postgres"
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def store(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNDERSTUDY_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("UNDERSTUDY_STORE_URL", server)
+        await_server(server)
+        opened = Store.open(Settings.from_env())
+        yield opened
+        opened.close()
+
+
+def await_server(url: str) -> None:
+    from tests.servers import wait_until
+
+    engine = sa.create_engine(url)
+
+    def answers() -> bool:
+        try:
+            with engine.connect():
+                return True
+        except sa.exc.OperationalError:
+            return False
+
+    wait_until(answers, "PostgreSQL answers")
+    engine.dispose()
+
+
+def together(count: int, work: Callable[[int], None]) -> None:
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_one_of_many_racing_starts_gets_the_models_lock_and_generations_never_repeat(store: Store) -> None:
+    with store.write() as connection:
+        exposures.adopt(connection, "delay", "1", actor="a test", at=store.clock())
+    won: list[str] = []
+    lost: list[ConcurrentRun] = []
+
+    def start(number: int) -> None:
+        try:
+            with store.write() as connection:
+                run = runs.create(
+                    connection, key=f"start-{number}", spec=SPEC, spec_digest="", version="2", champion="1",
+                    actor="a test", reason="race", airflow={}, at=store.clock(),
+                )  # fmt: skip
+            won.append(run.run_id)
+        except ConcurrentRun as error:
+            lost.append(error)
+
+    together(6, start)
+    assert (len(won), len(lost)) == (1, 5)
+    given: list[int] = []
+
+    def climb(_number: int) -> None:
+        for _ in range(10):
+            with store.write() as connection:
+                given.append(exposures.raise_to(connection, won[0], 1, 5.0, 30, at=store.clock()).generation)
+
+    together(4, climb)
+    assert len(set(given)) == 40
+    with store.read() as connection:
+        assert ledger.verify(connection) is None
+        assert exposures.every(connection)[0].generation == max(given)
+
+
+@pytest.mark.parametrize("change", ["UPDATE ledger SET actor = 'x'", "DELETE FROM ledger", "TRUNCATE ledger"])
+def test_the_ledger_refuses_every_change(store: Store, change: str) -> None:
+    with pytest.raises(sa.exc.DBAPIError, match="append-only"), store.write() as connection:
+        connection.execute(sa.text(change))
+
+
+def test_several_processes_may_open_a_fresh_store_at_once(server: str, store: Store, tmp_path: Path) -> None:
+    with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text("CREATE DATABASE fresh"))
+    env = os.environ | {
+        "UNDERSTUDY_HOME": str(tmp_path),
+        "UNDERSTUDY_STORE_URL": server.replace("/postgres", "/fresh"),
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
+    }
+    command = [sys.executable, "-m", "understudy.cli", "status", "--json"]
+    started = [
+        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for _ in range(3)
+    ]
+    for process in started:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output.decode()
