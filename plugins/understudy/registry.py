@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import tempfile
 import warnings
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,16 +171,9 @@ class Registry:
             ArtifactUnloadable: The files cannot be had.
             VersionIncompatible: There is no signature.
         """
-        from mlflow.artifacts import download_artifacts
         from mlflow.models import Model
 
-        local = self._files(
-            lambda: download_artifacts(
-                f"models:/{model}/{version}", dst_path=str(folder), tracking_uri=self.uri
-            ),
-            model,
-            version,
-        )
+        local = self._files(lambda: self._download(model, version, str(folder)), model, version)
         signature = self._files(lambda: Model.load(str(local)).signature, model, version)
         if signature is None or signature.inputs is None or signature.outputs is None:
             raise VersionIncompatible(
@@ -208,9 +204,23 @@ class Registry:
         """
         import mlflow
 
-        mlflow.set_tracking_uri(self.uri)
-        mlflow.set_registry_uri(self.uri)
-        return self._files(lambda: mlflow.pyfunc.load_model(f"models:/{model}/{version}"), model, version)
+        # Not through MLflow's global addresses: setting those changes the environment of every child process.
+        folder = tempfile.mkdtemp(prefix="understudy-model-")
+        try:
+            loaded = self._files(
+                lambda: mlflow.pyfunc.load_model(self._download(model, version, folder)), model, version
+            )
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        weakref.finalize(loaded, shutil.rmtree, folder, ignore_errors=True)
+        return loaded
+
+    def _download(self, model: str, version: str, folder: str) -> str:
+        from mlflow.artifacts import download_artifacts
+
+        source = f"models:/{model}/{version}"
+        return str(download_artifacts(source, dst_path=folder, tracking_uri=self.uri, registry_uri=self.uri))
 
     def _model(self, model: str) -> Any:
         from mlflow.exceptions import MlflowException

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -323,3 +324,12 @@ def test_a_start_by_hand_is_not_started_again_by_the_registry_door(world: World)
     world.begin("2")
     assert world.alias("challenger") == "2"
     assert pending_starts() == []
+
+
+def test_loading_a_model_leaves_the_environment_of_child_processes_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
+    before = dict(os.environ)
+    world.session.registry.load(world.model, "1")
+    assert dict(os.environ) == before
