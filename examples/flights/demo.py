@@ -7,6 +7,7 @@ flights. Time is compressed only by the soak settings of the spec and the speed 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import statistics
@@ -61,9 +62,6 @@ def main() -> int:
 def _quiet() -> None:
     """Keep the libraries' own chatter out of the story; what matters is recorded and shown."""
     warnings.filterwarnings("ignore")
-    from mlflow.utils.logging_utils import disable_logging
-
-    disable_logging()
     for name in ("alembic", "httpx"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
@@ -116,19 +114,18 @@ class Demo:
 
     def _open_production(self) -> None:
         from examples.flights.traffic import Replayer
-        from examples.flights.train import train_version
         from understudy.lifecycle.session import session
 
         self.registry = session().registry
         with self.console.status("Training version 1 and putting it into production …"):
-            train_version(1, self.flights)
+            self._train(1)
             self.registry.make_champion(MODEL, "1", move_stage=True)
             self.stack.start_gateway(MODEL)
         self.traffic = Replayer(self.stack.gateway_url, self.flights, rows_per_second=1500)
         self.traffic.start()
         with self.console.status("Training versions 2 and 3 while the first ten days of April are flown …"):
             for number in (2, 3):
-                train_version(number, self.flights)
+                self._train(number)
             self._until(
                 lambda: self.traffic.progress.sent >= WARM_UP_ROWS, 120, "the first flights are served"
             )
@@ -137,6 +134,13 @@ class Demo:
         self.story.note(
             f"Version 1 serves; {self.traffic.progress.sent:,} flights answered, {ROWS_PER_SECOND:g} a second from here."
         )
+
+    def _train(self, number: int) -> None:
+        from examples.flights.train import train_version
+
+        # MLflow talks on stderr while it registers; that belongs into a log, not between the lines of the story.
+        with (self.stack.state / "training.log").open("a") as log, contextlib.redirect_stderr(log):
+            train_version(number, self.flights)
 
     def _version_2_through_the_registry_door(self) -> None:
         self.story.title(
