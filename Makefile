@@ -28,7 +28,7 @@ SYSTEM := chromium:chromium pg_createcluster:postgresql
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 
-.PHONY: help demo up test lint types format lock bench system clean
+.PHONY: help demo up test lint types format docs lock bench system clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ types: $(READY) ## types only
 format: $(READY) ## rewrite files in the house format
 	@$(BIN)/ruff check --fix-only --exit-zero .
 	@$(BIN)/ruff format .
+
+docs: $(READY) ## write docs/reference from the code
+	@$(PY) docs/generate.py
 
 bench: $(READY) ## measure start-up and parsing on this machine
 	@$(PY) -m bench $(ARGS)

@@ -1,4 +1,4 @@
-"""Writes ``docs/reference/`` from the code: ``python docs/generate.py`` (``--check`` only compares)."""
+"""Writes ``docs/reference/`` from the code: ``make docs`` (``--check`` only compares)."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def main() -> int:
                 FOLDER.mkdir(exist_ok=True)
                 path.write_text(text)
     if stale and "--check" in sys.argv:
-        print(f"Out of date: {', '.join(stale)}. Run: python docs/generate.py")
+        print(f"Out of date: {', '.join(stale)}. Run: make docs")
         return 1
     return 0
 

@@ -33,7 +33,7 @@ def test_experiments_ship() -> None:
 
 def test_the_schema_for_editors_is_the_one_that_is_kept_in_the_docs() -> None:
     kept = (REPO / "docs" / "reference" / "experiment.schema.json").read_text(encoding="utf-8")
-    assert kept == json_schema(), "run `understudy schema > docs/reference/experiment.schema.json`"
+    assert kept == json_schema(), "run `make docs`"
 
 
 def test_the_schema_refuses_unknown_fields_and_describes_its_own() -> None:
