@@ -11,7 +11,20 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
-TARGETS = {"help", "demo", "up", "test", "lint", "types", "format", "bench", "lock", "system", "clean"}
+TARGETS = {
+    "help",
+    "demo",
+    "up",
+    "test",
+    "lint",
+    "types",
+    "format",
+    "bench",
+    "lock",
+    "system",
+    "clean",
+    "docs",
+}
 
 
 @pytest.fixture
