@@ -114,6 +114,7 @@ def test_live_requests_are_mirrored_and_nobody_sees_the_challengers_answers(
     assert "mirrored live requests, " in verdict["sentence"]
     arms = {json.loads(line)["arm"] for path in gateway.events.glob("requests/*") for line in path.open()}
     assert arms == {"unexposed"}
+    wait_until(lambda: gateway.status()["challenger"] is None, "the gateway to follow the end of the mirror")
     shown = gateway.status()
     assert (shown["challenger"], shown["mirror"]["on"], shown["percent"]) == (None, False, 0.0)
     actions = world.actions()
@@ -126,6 +127,6 @@ def test_a_mirror_without_traffic_does_not_pass_and_is_switched_off(
     world, gateway, run_id = mirrored_world(served)
     with pytest.raises(StepNotPassed, match="No live request was mirrored"):
         lifecycle.shadow(run_id)
-    assert gateway.status()["challenger"] is None
+    wait_until(lambda: gateway.status()["challenger"] is None, "the gateway to follow the end of the mirror")
     assert lifecycle.abort(run_id, "Shadow did not pass.")["rollback_needed"] is False
     assert world.run(run_id).state is RunState.FAILED
