@@ -13,7 +13,8 @@ import pytest
 from tests import declared
 from understudy import policy
 from understudy.policy import Decision, Kind
-from understudy.stats.evidence import Cell, Evidence, Quality, StageUnits
+from understudy.stats.cells import Cell, Cells
+from understudy.stats.evidence import Evidence, Quality, StageUnits
 from understudy.stats.ratio import ArmMoments
 from understudy.stats.srm import Split
 from understudy.verdicts import Outcome, Verdict
@@ -54,7 +55,9 @@ def quality(**changes: Any) -> Quality:
 
 
 def evidence(*cells: Cell, **changes: Any) -> Evidence:
-    return Evidence("delay", "delay_test-v2-1", NOW, cells or (brier(-0.05), NEVER), quality(**changes))
+    return Evidence(
+        "delay", "delay_test-v2-1", NOW, Cells.stack(cells or (brier(-0.05), NEVER)), quality(**changes)
+    )
 
 
 def judge(
@@ -265,7 +268,7 @@ UGLY = {
     "no cell of the guardrail": (brier(-0.05),),
     "only a cohort of the guardrail": (brier(-0.05), replace(NEVER, cohort="origin=JFK")),
     "empty arms": (cell("brier", EMPTY, EMPTY), NEVER),
-    "arms without stages": (cell("brier", NO_STAGES, NO_STAGES), NEVER),
+    "arms without stages": (cell("brier", NO_STAGES, NO_STAGES), cell("errors", NO_STAGES, NO_STAGES)),
     "an empty challenger": (cell("brier", arm(0.2), EMPTY), NEVER),
     "an empty control": (cell("brier", EMPTY, arm(0.1)), NEVER),
     "one unit": (cell("brier", arm(0.2), arm(0.1, units=1)), NEVER),
@@ -283,7 +286,7 @@ UGLY = {
 
 @pytest.mark.parametrize("cells", UGLY.values(), ids=UGLY.keys())
 def test_data_that_cannot_say_never_advances_and_never_ships(cells: tuple[Cell, ...]) -> None:
-    seen = Evidence("delay", "r", NOW, cells, quality())
+    seen = Evidence("delay", "r", NOW, Cells.stack(cells), quality())
     held = judge(seen)
     assert held.kind is Kind.HOLD
     assert held.verdict.outcome is Outcome.INCONCLUSIVE
@@ -294,7 +297,7 @@ def test_data_that_cannot_say_never_advances_and_never_ships(cells: tuple[Cell, 
 
 
 def test_no_evidence_at_all_holds_without_renewing_the_lease() -> None:
-    decision = judge(Evidence("delay", "r", NOW, (), Quality()))
+    decision = judge(Evidence("delay", "r", NOW, Cells.stack([]), Quality()))
     assert (decision.kind, decision.renew_lease) == (Kind.HOLD, False)
     assert decision.verdict.outcome is Outcome.ERROR
 

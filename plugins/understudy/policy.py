@@ -12,7 +12,8 @@ from enum import StrEnum
 
 from understudy.exposure import CHALLENGER, CONTROL, TOTAL_WEIGHT, weights
 from understudy.spec import Experiment, Metric, Stage
-from understudy.stats.evidence import ALL, Cell, Evidence, difference_interval, split_test
+from understudy.stats.cells import ALL, Cell, Cells, interval_table
+from understudy.stats.evidence import Evidence, split_test
 from understudy.stats.sequences import Interval, undetermined
 from understudy.verdicts import Outcome, Verdict, worst_of
 
@@ -124,7 +125,7 @@ def compare_online(experiment: Experiment, evidence: Evidence) -> Verdict:
 
 def online_interval(experiment: Experiment, cell: Cell) -> Interval:
     """Return the two-sided interval of one cell at the whole alpha, for showing beside a forecast."""
-    return difference_interval(cell, experiment.alpha, _tightest(experiment), "two")
+    return interval_table(Cells.stack([cell]), experiment.alpha, _tightest(experiment), "two").row(0)
 
 
 def _tolerances(experiment: Experiment, evidence: Evidence, scale: float) -> tuple[Verdict, ...]:
@@ -161,11 +162,10 @@ def _interval(
     experiment: Experiment, evidence: Evidence, metric: Metric, cohort: str, alpha: float
 ) -> Interval:
     """Return the interval of one cell; a cell that is not there says nothing, and nothing never passes."""
-    try:
-        cell = evidence.cell(metric.name, cohort)
-    except KeyError:
+    index = evidence.cells.index(metric.name, cohort)
+    if index is None:
         return undetermined("no_data", 0, alpha)
-    return difference_interval(cell, alpha, _tightest(experiment))
+    return interval_table(evidence.cells.rows([index]), alpha, _tightest(experiment)).row(0)
 
 
 def _tightest(experiment: Experiment) -> float:

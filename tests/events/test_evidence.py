@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from tests.events.test_reader import MODEL, request, write
+from tests.looks import intervals
 from understudy.events.evidence import EvidenceQuery, MetricQuery, collect
-from understudy.stats.evidence import Evidence, intervals, split_test
+from understudy.stats.evidence import Evidence, split_test
 
 RUN = "x-v2-1"
 NOW = 1e6

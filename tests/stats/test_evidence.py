@@ -8,7 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from understudy.stats.evidence import Cell, Evidence, Quality, StageUnits, intervals, split_test
+from tests.looks import intervals
+from understudy.stats.cells import Cell, Cells
+from understudy.stats.evidence import Evidence, Quality, StageUnits, split_test
 from understudy.stats.ratio import ArmMoments
 from understudy.stats.srm import Split
 
@@ -22,7 +24,7 @@ def cell(rate: tuple[float, float], units: int = 500, kind: str = "error_rate", 
 
 def evidence(*cells: Cell) -> Evidence:
     quality = Quality(stages=(StageUnits(1, 5, 6, 0.5, 0.5, 0),), splits=(Split((1,), (5, 6), (0.5, 0.5)),))
-    return Evidence("flight-delay", "r-v2-1", 12.5, cells, quality)
+    return Evidence("flight-delay", "r-v2-1", 12.5, Cells.stack(cells), quality)
 
 
 def test_it_survives_its_dictionary_with_the_same_digest() -> None:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.events.reader import EventLog, LogState, event_log
-from understudy.stats.evidence import ALL, ArmQuality, Cell, Evidence, Quality, StageUnits
+from understudy.stats.cells import ALL, Cell, Cells
+from understudy.stats.evidence import ArmQuality, Evidence, Quality, StageUnits
 from understudy.stats.losses import LABEL_KINDS, SERVED_KINDS, row_loss
 from understudy.stats.ratio import ArmMoments
 from understudy.stats.srm import Split
@@ -100,7 +101,7 @@ def collect(events_dir: Path, experiment_view: EvidenceQuery, run_id: str, now: 
         facts = _facts(log, run_id, now)
         rows = _load(log, experiment_view, run_id, now, facts)
     stages = sorted(set(rows.stage.tolist()))
-    cells = tuple(_cells(rows, experiment_view, stages))
+    cells = Cells.stack(list(_cells(rows, experiment_view, stages)), stages)
     quality = _quality(rows, experiment_view.shares, stages, facts, state)
     return Evidence(experiment_view.model, run_id, float(now), cells, quality)
 

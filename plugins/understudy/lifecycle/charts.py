@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from understudy.stats.evidence import ALL
+from understudy.stats.cells import ALL
 from understudy.store.records import RecordedVerdict
 
 __all__ = ["harm_over_time", "offline_and_online"]

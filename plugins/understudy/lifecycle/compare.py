@@ -8,7 +8,8 @@ from typing import Any
 from understudy import policy
 from understudy.lifecycle.expose import gather
 from understudy.lifecycle.session import Passage, session
-from understudy.stats.evidence import ALL, Evidence
+from understudy.stats.cells import ALL
+from understudy.stats.evidence import Evidence
 from understudy.store import records
 from understudy.tracking import StepRecord
 from understudy.verdicts import Outcome, Verdict, worst_of

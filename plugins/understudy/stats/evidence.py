@@ -8,55 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from understudy.stats.losses import INDICATOR_KINDS
-from understudy.stats.ratio import ArmMoments, Difference, compare
-from understudy.stats.sequences import Interval, Sided, sequence, undetermined
+from understudy.stats.cells import ALL, Cell, Cells
 from understudy.stats.srm import Split, SplitTest, sequential_srm
 
-__all__ = [
-    "ALL",
-    "ArmQuality",
-    "Cell",
-    "Evidence",
-    "Quality",
-    "StageUnits",
-    "difference_interval",
-    "intervals",
-    "split_test",
-]
-
-ALL = "all"
-
-
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """Moments of both arms for one metric in one cohort, on the harm scale (positive difference: challenger worse)."""
-
-    metric: str
-    kind: str
-    cohort: str
-    control: ArmMoments
-    challenger: ArmMoments
-
-    def difference(self) -> Difference:
-        """Return challenger minus control."""
-        return compare(self.control, self.challenger)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-safe dictionary."""
-        arms = {"control": self.control.to_dict(), "challenger": self.challenger.to_dict()}
-        return {"metric": self.metric, "kind": self.kind, "cohort": self.cohort, **arms}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Cell:
-        """Rebuild what `to_dict` returned."""
-        arms = (ArmMoments.from_dict(data[arm]) for arm in ("control", "challenger"))
-        return cls(data["metric"], data["kind"], data["cohort"], *arms)
+__all__ = ["ArmQuality", "Evidence", "Quality", "StageUnits", "split_test"]
 
 
 @dataclass(frozen=True)
@@ -163,15 +122,15 @@ class Evidence:
     model: str
     run_id: str
     looked_at: float
-    cells: tuple[Cell, ...]
+    cells: Cells
     quality: Quality
 
     def cell(self, metric: str, cohort: str = ALL) -> Cell:
         """Return one cell; KeyError if there is none."""
-        for found in self.cells:
-            if (found.metric, found.cohort) == (metric, cohort):
-                return found
-        raise KeyError((metric, cohort))
+        index = self.cells.index(metric, cohort)
+        if index is None:
+            raise KeyError((metric, cohort))
+        return self.cells.row(index)
 
     @property
     def digest(self) -> str:
@@ -208,7 +167,7 @@ class Evidence:
         Raises:
             ValueError: the stored digest does not belong to the stored numbers.
         """
-        cells = tuple(Cell.from_dict(cell) for cell in data["cells"])
+        cells = Cells.stack([Cell.from_dict(cell) for cell in data["cells"]])
         found = cls(
             data["model"], data["run_id"], data["looked_at"], cells, Quality.from_dict(data["quality"])
         )
@@ -217,61 +176,6 @@ class Evidence:
                 f"digest is {data['digest']}, but the numbers give {found.digest}: they were changed"
             )
         return found
-
-
-def intervals(
-    evidence: Evidence,
-    alpha: float | Mapping[tuple[str, str], float],
-    n_star: float,
-    sided: Sided = "one",
-) -> dict[tuple[str, str], Interval]:
-    """Return the anytime-valid interval of every (metric, cohort), positive meaning harm.
-
-    Args:
-        evidence: one look.
-        alpha: error budget per cell (already divided over metrics and cohorts), or one for each cell; a cell
-            without a budget is undetermined.
-        n_star: events of both arms at which the intervals should be tightest; fix it before the first look.
-            Being ten times off widens them by about a tenth and never breaks them.
-        sided: "one" gives two bounds that each hold at alpha, "two" gives one interval.
-    """
-    found: dict[tuple[str, str], Interval] = {}
-    for cell in evidence.cells:
-        key = (cell.metric, cell.cohort)
-        budget = alpha.get(key) if isinstance(alpha, Mapping) else alpha
-        if budget is None:
-            found[key] = undetermined("no_alpha", cell.difference().clock, 0.0)
-        else:
-            found[key] = difference_interval(cell, budget, n_star, sided)
-    return found
-
-
-def difference_interval(cell: Cell, alpha: float, n_star: float, sided: Sided = "one") -> Interval:
-    """Return the interval of one cell; see `intervals`."""
-    difference = cell.difference()
-    if difference.estimate is None or difference.se is None or difference.df is None:
-        return undetermined("too_few_units", difference.clock, alpha, difference.estimate, difference.se)
-    nothing_yet = not (cell.control.sum_n.any() or cell.challenger.sum_n.any())
-    if difference.se == 0 and nothing_yet and cell.kind in INDICATOR_KINDS:
-        return _never_happened(cell, difference, alpha, sided)
-    return sequence(difference.estimate, difference.se, difference.clock, alpha, n_star, sided, difference.df)
-
-
-def _never_happened(cell: Cell, difference: Difference, alpha: float, sided: Sided) -> Interval:
-    """Bound a rate that has been zero in both arms so far.
-
-    While none of n independent units has had the event, ``(1 - r)^-n`` is a test martingale against a rate of
-    r or more, so ``1 - alpha^(1/n)`` bounds the rate at any look. Units count as if equally busy, which is
-    the fewer. Half of alpha, because the ordinary sequence takes over with the first event.
-    """
-    budget = alpha / 2 if sided == "one" else alpha / 4
-    bounds = [-math.expm1(math.log(budget) / _equal_units(arm)) for arm in (cell.control, cell.challenger)]
-    return Interval(0.0, 0.0, -bounds[0], bounds[1], int(difference.clock), alpha, True, "never_happened")
-
-
-def _equal_units(arm: ArmMoments) -> float:
-    """Number of equally busy units that weigh as much as the arm's, all stages together."""
-    return float(arm.sum_d.sum() ** 2 / arm.dd.sum())
 
 
 def split_test(evidence: Evidence, alpha: float) -> SplitTest:

@@ -48,7 +48,7 @@ class ArmMoments:
         rr: sum over units of r_us r_ut.
         rd: sum over units of r_us D_ut.
         dd: sum over units of D_us D_ut.
-        non_finite: cells left out because N or D was not a finite number.
+        non_finite: values left out because N or D was not a finite number.
     """
 
     stages: tuple[int, ...]
@@ -60,7 +60,7 @@ class ArmMoments:
     rr: Array
     rd: Array
     dd: Array
-    non_finite: int = 0
+    non_finite: Array
 
     @classmethod
     def from_units(
@@ -68,7 +68,7 @@ class ArmMoments:
         numerator: ArrayLike,
         denominator: ArrayLike,
         stages: Sequence[int] | None = None,
-        non_finite: int = 0,
+        non_finite: ArrayLike = 0,
     ) -> ArmMoments:
         """Build from N[..., unit, stage] and D[..., unit, stage]; a unit absent from a stage has D = 0 there.
 
@@ -107,7 +107,7 @@ class ArmMoments:
             rr=_products(r, r),
             rd=_products(r, d),
             dd=_products(d, d),
-            non_finite=non_finite + int(bad.sum()),
+            non_finite=np.asarray(non_finite, dtype=float) + bad.sum(axis=(-2, -1)),
         )
 
     @property
@@ -119,19 +119,20 @@ class ArmMoments:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-safe dictionary from which the verdict can be recomputed."""
         arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
-        return {"stages": list(self.stages), **arrays, "non_finite": self.non_finite}
+        return {"stages": list(self.stages), **arrays}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ArmMoments:
         """Rebuild what `to_dict` returned."""
         size = len(data["stages"])
-        shapes = {name: (size, size) if name in _MATRICES else (size,) for name in _ARRAYS} | {"total": ()}
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(_ARRAYS, (size,))
+        shapes |= dict.fromkeys(_MATRICES, (size, size)) | {"total": (), "non_finite": ()}
         arrays = {name: np.asarray(data[name], dtype=float).reshape(shapes[name]) for name in _ARRAYS}
-        return cls(stages=tuple(data["stages"]), **arrays, non_finite=int(data["non_finite"]))
+        return cls(stages=tuple(data["stages"]), **arrays)
 
 
 _MATRICES = ("together", "rr", "rd", "dd")
-_ARRAYS = ("units", "together", "total", "sum_n", "sum_d", "rr", "rd", "dd")
+_ARRAYS = ("units", "together", "total", "sum_n", "sum_d", "rr", "rd", "dd", "non_finite")
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ def compare(control: ArmMoments, challenger: ArmMoments) -> Difference:
         df=_finite(df),
         rule="pooled" if pooled else "welch",
         by_stage=by_stage,
-        non_finite=control.non_finite + challenger.non_finite,
+        non_finite=int(control.non_finite + challenger.non_finite),
     )
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "Interval",
     "Sided",
     "log_e_value",
+    "log_e_values",
     "multiplier",
     "one_sided",
     "sequence",
@@ -91,20 +92,28 @@ def tuning(alpha: float, n_star: float, sided: Sided = "two") -> float:
 
 
 def multiplier(
-    n: ArrayLike, alpha: float, n_star: float, sided: Sided = "two", df: ArrayLike = math.inf
+    n: ArrayLike, alpha: ArrayLike, n_star: float, sided: Sided = "two", df: ArrayLike = math.inf
 ) -> NDArray[np.float64]:
-    """Half-width in standard errors, vectorised over ``n`` and ``df``.
+    """Half-width in standard errors, vectorised over ``n``, ``alpha`` and ``df``.
 
     ``df`` widens the bound while few clusters stand behind the standard error: the normal multiplier becomes
     the Student-t one of the same tail (Wallace 1959, Ann. Math. Stat. 30:1124). Infinity leaves the closed
     form as it is.
     """
-    information = np.asarray(n, dtype=float) * tuning(alpha, n_star, sided) ** 2
+    budget = np.asarray(alpha, dtype=float)
+    information = np.asarray(n, dtype=float) * _tunings(budget, n_star, sided) ** 2
     q = information + 1
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        log_term = np.log(np.sqrt(q) / alpha) if sided == "two" else np.log1p(np.sqrt(q) / (2 * alpha))
+        log_term = np.log(np.sqrt(q) / budget) if sided == "two" else np.log1p(np.sqrt(q) / (2 * budget))
         normal = np.sqrt(2 * q / information * log_term)
         return _student(normal, np.asarray(df, dtype=float))
+
+
+def _tunings(alpha: NDArray[np.float64], n_star: float, sided: Sided) -> NDArray[np.float64]:
+    """Return `tuning` of every budget; there are few different ones, and each is dear."""
+    budgets, at = np.unique(alpha, return_inverse=True)
+    rhos = np.array([tuning(float(budget), n_star, sided) for budget in budgets])
+    return rhos[at].reshape(alpha.shape)
 
 
 def _student(normal: NDArray[np.float64], df: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -162,6 +171,35 @@ def one_sided(
     return sequence(estimate, se, n, alpha, n_star, "one", df)
 
 
+def log_e_values(
+    estimate: ArrayLike,
+    se: ArrayLike,
+    n: ArrayLike,
+    alpha: ArrayLike,
+    n_star: float,
+    sided: Sided = "two",
+    df: ArrayLike = math.inf,
+) -> NDArray[np.float64]:
+    """Return log e-values against "no effect" (one-sided: against "effect <= 0"); NaN where undetermined.
+
+    They are kept as logarithms because e itself overflows beyond 709; ``p = min(1, exp(-log_e))`` is valid at any look.
+    """
+    estimate, se, n, degrees = (np.asarray(part, dtype=float) for part in (estimate, se, n, df))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        z = estimate / se
+        # The inverse of the widening in `multiplier`.
+        finite = np.where(np.isfinite(degrees), degrees, 1.0)
+        shrunk = np.sqrt(finite * np.log1p(z * z / finite)) * (8 * finite + 1) / (8 * finite + 3)
+        z = np.where(np.isposinf(degrees), z, np.copysign(shrunk, z))
+        information = n * _tunings(np.asarray(alpha, dtype=float), n_star, sided) ** 2
+        q = information + 1
+        log_e = information * z * z / (2 * q) - np.log(q) / 2
+        if sided == "one":
+            log_e = log_e + math.log(2) + log_ndtr(np.sqrt(information / q) * z)
+    usable = np.isfinite(estimate) & np.isfinite(se) & (se > 0) & np.isfinite(n) & (n >= 2) & (degrees > 0)
+    return np.where(usable, log_e, np.nan)
+
+
 def log_e_value(
     estimate: float,
     se: float,
@@ -171,22 +209,8 @@ def log_e_value(
     sided: Sided = "two",
     df: float = math.inf,
 ) -> float | None:
-    """Return the log e-value against "no effect" (one-sided: against "effect <= 0"); None if undetermined.
-
-    It is kept as a logarithm because e itself overflows beyond 709; ``p = min(1, exp(-log_e))`` is valid at
-    any look.
-    """
-    if not all(map(math.isfinite, (estimate, se, n))) or se <= 0 or n < 2 or not df > 0:
-        return None
-    z = estimate / se
-    if math.isfinite(df):  # the inverse of the widening in `multiplier`
-        z = math.copysign(math.sqrt(df * math.log1p(z * z / df)) * (8 * df + 1) / (8 * df + 3), z)
-    information = n * tuning(alpha, n_star, sided) ** 2
-    q = information + 1
-    log_e = information * z * z / (2 * q) - math.log(q) / 2
-    if sided == "one":
-        log_e += math.log(2) + float(log_ndtr(math.sqrt(information / q) * z))
-    return log_e
+    """Return the log e-value of one estimate; None if undetermined. See `log_e_values`."""
+    return _number(float(log_e_values(estimate, se, n, alpha, n_star, sided, df)))
 
 
 def _number(value: float | None) -> float | None:
