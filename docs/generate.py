@@ -10,8 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from understudy import errors
-from understudy.spec import models
+from understudy import errors, spec
 from understudy.spec.schema import json_schema
 
 FOLDER = Path(__file__).parent / "reference"
@@ -26,15 +25,18 @@ def experiment_page() -> str:
         "unit: `30s`, `5m`, `2h`, `7d`. The same as JSON Schema: [experiment.schema.json](experiment.schema.json).",
     ]
     titles = {
-        models.Experiment: "The experiment",
-        models.Traffic: "`traffic`",
-        models.Data: "`data`",
-        models.Check: "`checks`, a list",
-        models.Metric: "`metrics`, a list",
-        models.Evaluation: "`evaluation`",
-        models.Shadow: "`shadow`",
-        models.Stage: "`stages`, a list",
-        models.Registry: "`registry`",
+        spec.Experiment: "The experiment",
+        spec.Traffic: "`traffic`",
+        spec.Data: "`data`",
+        spec.Check: "`checks`, a list",
+        spec.Metric: "`metrics`, a list",
+        spec.Evaluation: "`evaluation`",
+        spec.Shadow: "`shadow`",
+        spec.Stage: "`stages`, a list",
+        spec.Limits: "`limits`",
+        spec.Budget: "`budgets`, a list",
+        spec.Risk: "`risk`",
+        spec.Registry: "`registry`",
     }
     for model, title in titles.items():
         lines += [

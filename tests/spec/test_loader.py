@@ -268,4 +268,4 @@ def test_the_digest_is_pinned() -> None:
     assert declared.experiment().digest() == PINNED
 
 
-PINNED = "0d587860c8bd0ac8f51e96d02101b03259b3d72dc7c1de6e3997278960edfeba"
+PINNED = "16c257a7665f6db2827f6c4b67d83cb68e4f0085b88ca8afd9f892ee5710a1a0"

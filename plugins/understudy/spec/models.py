@@ -4,82 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from enum import StrEnum
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from understudy.spec.decisions import Budget, Limits, Risk
+from understudy.spec.fields import Column, Declared, Name, Seconds
+from understudy.spec.metrics import Metric, MetricKind, Role
 
 __all__ = [
     "Check",
     "Data",
     "Evaluation",
     "Experiment",
-    "Metric",
-    "MetricKind",
     "Registry",
-    "Role",
     "Shadow",
     "Stage",
     "Traffic",
 ]
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
 
-
-def _seconds(value: object) -> object:
-    """Turn ``90``, ``"90s"``, ``"5m"``, ``"2h"`` or ``"7d"`` into seconds."""
-    if isinstance(value, str):
-        match = _DURATION.fullmatch(value.strip())
-        if not match:
-            raise ValueError(
-                f"{value!r} is not a duration; write a number and a unit, like 30s, 5m, 2h or 7d"
-            )
-        return float(match[1]) * _UNITS[match[2]]
-    return value
-
-
-Seconds = Annotated[
-    float,
-    BeforeValidator(
-        _seconds, json_schema_input_type=float | Annotated[str, Field(pattern=f"^{_DURATION.pattern}$")]
-    ),
-    Field(gt=0, allow_inf_nan=False),
-]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
-Column = Annotated[str, Field(min_length=1, max_length=120)]
-
-
-class _Declared(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
-
-
-class MetricKind(StrEnum):
-    """What a metric measures on each event."""
-
-    BRIER = "brier"
-    LOG_LOSS = "log_loss"
-    ACCURACY = "accuracy"
-    ERROR_RATE = "error_rate"
-    LATENCY_OVER = "latency_over"
-
-    @property
-    def needs_outcome(self) -> bool:
-        """Whether the metric waits for the event's outcome."""
-        return self in (MetricKind.BRIER, MetricKind.LOG_LOSS, MetricKind.ACCURACY)
-
-
-class Role(StrEnum):
-    """What a metric may decide."""
-
-    PRIMARY = "primary"
-    GUARDRAIL = "guardrail"
-    WATCHED = "watched"
-
-
-class Traffic(_Declared):
+class Traffic(Declared):
     """How requests are read: who is randomised, what is private, which cohorts are told apart."""
 
     unit: Column = Field(
@@ -110,7 +56,7 @@ class Traffic(_Declared):
         return self
 
 
-class Data(_Declared):
+class Data(Declared):
     """Labelled datasets, as Parquet files below ``UNDERSTUDY_DATA``."""
 
     reference: str = Field(description="What the challenger was trained on.")
@@ -125,7 +71,7 @@ class Data(_Declared):
         return value
 
 
-class Check(_Declared):
+class Check(Declared):
     """One Great Expectations suite and the data that it is held against."""
 
     suite: Name = Field(description="File name in `expectations/`, without `.json`.")
@@ -134,34 +80,7 @@ class Check(_Declared):
     )
 
 
-class Metric(_Declared):
-    """One number that is compared between the arms."""
-
-    name: Name = Field(description="How verdicts and charts call it.")
-    kind: MetricKind = Field(description="What is measured on each event.")
-    role: Role = Field(
-        description="primary must win, guardrail must not be worse than its margin, watched is shown."
-    )
-    margin: float | None = Field(
-        None,
-        gt=0,
-        allow_inf_nan=False,
-        description="Largest tolerated harm, as an absolute difference of the metric.",
-    )
-    limit_ms: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="For latency_over: what counts as slow."
-    )
-
-    @model_validator(mode="after")
-    def _has_what_its_kind_and_role_need(self) -> Self:
-        if self.role is not Role.WATCHED and self.margin is None:
-            raise ValueError(f"a {self.role} metric needs `margin`: the largest harm that is still tolerable")
-        if (self.kind is MetricKind.LATENCY_OVER) != (self.limit_ms is not None):
-            raise ValueError("`limit_ms` belongs to kind latency_over, and latency_over needs it")
-        return self
-
-
-class Evaluation(_Declared):
+class Evaluation(Declared):
     """What the challenger must show offline, on the holdout, paired with the champion."""
 
     min_gain: float = Field(
@@ -175,7 +94,7 @@ class Evaluation(_Declared):
     min_rows: int = Field(1000, ge=2, description="Fewer labelled rows than this decide nothing.")
 
 
-class Shadow(_Declared):
+class Shadow(Declared):
     """What the challenger must show on recent requests before anyone sees its answers."""
 
     requests: int = Field(
@@ -196,7 +115,7 @@ class Shadow(_Declared):
     )
 
 
-class Stage(_Declared):
+class Stage(Declared):
     """One step of the exposure ladder."""
 
     percent: float = Field(
@@ -224,7 +143,7 @@ class Stage(_Declared):
         return self
 
 
-class Registry(_Declared):
+class Registry(Declared):
     """How the MLflow registry starts this experiment and is moved by it."""
 
     start_on: tuple[Literal["alias", "stage"], ...] = Field(
@@ -236,7 +155,7 @@ class Registry(_Declared):
     )
 
 
-class Experiment(_Declared):
+class Experiment(Declared):
     """One experiment: what is tried, what must not break, how it is exposed, when it starts."""
 
     name: Name = Field(description="Lower case, digits and underscores; the file's own name.")
@@ -270,6 +189,18 @@ class Experiment(_Declared):
     stale_after: Seconds = Field(
         20.0, description="Evidence whose newest event is older than this is not fresh."
     )
+    limits: Limits = Field(Limits(), description="How many looks in a row are tolerated.")
+    cohort_harm: Literal["roll_back", "contain"] = Field(
+        "roll_back",
+        description="What harm in one cohort does: roll back the run, or send that cohort back to the champion alone.",
+    )
+    max_contained: int = Field(
+        1, ge=1, description="With cohort_harm contain: so many cohorts may go back; one more ends the run."
+    )
+    budgets: tuple[Budget, ...] = Field((), description="Error budgets: how many bad answers may be spent.")
+    risk: Risk | None = Field(
+        None, description="Ceilings that the rehearsed policy must meet, or the run does not start."
+    )
     registry: Registry = Field(Registry(), description="How the MLflow registry starts and follows it.")
 
     @field_validator("schedule")
@@ -289,10 +220,13 @@ class Experiment(_Declared):
         _refuse_repeats("metric", [metric.name for metric in value])
         if sum(metric.role is Role.PRIMARY for metric in value) != 1:
             raise ValueError("exactly one metric must have role primary: it is what the challenger must win")
-        if not any(metric.role is Role.GUARDRAIL for metric in value):
+        if not any(metric.role is Role.GUARDRAIL and metric.decides for metric in value):
             raise ValueError(
-                "at least one metric must have role guardrail, or nothing could stop a harmful challenger"
+                "at least one metric must have role guardrail, and no dry run, or nothing could stop a harmful challenger"
             )
+        for metric in value:
+            if metric.kind is MetricKind.FAIRNESS_GAP:
+                _refuse_unknown_of(metric, value)
         return value
 
     @field_validator("stages")
@@ -315,8 +249,27 @@ class Experiment(_Declared):
             raise ValueError(
                 f"stale_after ({self.stale_after:g}s) must be shorter than lease ({self.lease:g}s)"
             )
+        for metric in self.metrics:
+            if metric.by is not None and metric.by not in self.traffic.cohorts:
+                raise ValueError(
+                    f"{metric.name} compares groups by {metric.by!r}, which is not in traffic.cohorts; add it there"
+                )
+        self._budgets_can_be_counted()
         _refuse_repeats("check", [f"{check.suite} on {check.dataset}" for check in self.checks])
         return self
+
+    def _budgets_can_be_counted(self) -> None:
+        counted = {
+            metric.name
+            for metric in self.metrics
+            if metric.kind in (MetricKind.ERROR_RATE, MetricKind.LATENCY_OVER)
+        }
+        for budget in self.budgets:
+            if budget.metric not in counted:
+                raise ValueError(
+                    f"a budget counts bad answers, and {budget.metric!r} is no metric of kind error_rate or latency_over"
+                )
+        _refuse_repeats("budget", [budget.metric for budget in self.budgets])
 
     @property
     def primary(self) -> Metric:
@@ -325,8 +278,8 @@ class Experiment(_Declared):
 
     @property
     def deciding(self) -> tuple[Metric, ...]:
-        """The metrics whose harm rolls back: the primary and the guardrails."""
-        return tuple(metric for metric in self.metrics if metric.role is not Role.WATCHED)
+        """The metrics whose harm rolls back: the primary and the guardrails, dry runs left out."""
+        return tuple(metric for metric in self.metrics if metric.decides)
 
     def digest(self) -> str:
         """Return the SHA-256 of the experiment's content, whatever its file looked like."""
@@ -336,6 +289,14 @@ class Experiment(_Declared):
     def frozen(self) -> dict[str, Any]:
         """Return the experiment as JSON-safe data; :meth:`model_validate` reads it back."""
         return self.model_dump(mode="json")
+
+
+def _refuse_unknown_of(gap: Metric, metrics: tuple[Metric, ...]) -> None:
+    measured = {metric.name for metric in metrics if metric.kind is not MetricKind.FAIRNESS_GAP}
+    if gap.of not in measured:
+        raise ValueError(
+            f"{gap.name} is the gap of {gap.of!r}, which is no other metric; name one of {sorted(measured)}"
+        )
 
 
 def _refuse_repeats(what: str, names: list[str]) -> None:
