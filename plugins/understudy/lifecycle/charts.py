@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,24 +11,30 @@ from understudy.store.records import RecordedVerdict
 
 __all__ = ["harm_over_time", "offline_and_online"]
 
-_WIDTH, _HEIGHT = 640, 240
+_WIDTH, _HEIGHT, _POINTS = 640, 240, 300
 _HARM, _CALM = "#b3261e", "#1f5f8b"
 
 
-def harm_over_time(looks: Sequence[RecordedVerdict], metric: str) -> str:
-    """Draw the harm of one metric with its interval, look by look.
+def harm_over_time(looks: Sequence[RecordedVerdict], metric: str, margin: float | None = None) -> str:
+    """Draw the harm of one metric with its confidence sequence over time, stage by stage.
+
+    Args:
+        looks: Every look of the guard, in order.
+        metric: The metric.
+        margin: Largest tolerated harm, drawn as a line; None draws none.
 
     Returns:
         SVG text; empty when no look had an interval.
     """
     rows = [
         {
-            "look": number,
+            "seconds": item.at - looks[0].at,
+            "stage": f"stage {item.stage}",
             "harm": part.evidence["estimate"],
             "lower": part.evidence["lower"],
             "upper": part.evidence["upper"],
         }
-        for number, item in enumerate(looks, 1)
+        for item in _thinned(looks)
         for part in item.verdict.parts
         if part.metric == metric and part.cohort == ALL and part.evidence.get("determined")
     ]
@@ -36,17 +43,50 @@ def harm_over_time(looks: Sequence[RecordedVerdict], metric: str) -> str:
     import altair as alt
     import pandas as pd
 
-    base = alt.Chart(pd.DataFrame(rows)).encode(x=alt.X("look:Q", title="look", axis=alt.Axis(tickMinStep=1)))
+    unit, seconds = _unit_of_time(rows[-1]["seconds"])
+    frame = pd.DataFrame(rows)
+    frame["time"] = frame["seconds"] / seconds
+    base = alt.Chart(frame).encode(x=alt.X("time:Q", title=f"{unit} since the first look"))
     scale = _readable(rows[len(rows) // 4 :])
     title = f"harm in {metric} (below 0: better)"
     band = base.mark_area(opacity=0.25, color=_CALM, clip=True).encode(
         y=alt.Y("lower:Q", title=title, scale=scale), y2="upper:Q"
     )
     line = base.mark_line(color=_CALM, point=True, clip=True).encode(y=alt.Y("harm:Q", scale=scale))
-    zero = (
-        alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=_HARM, strokeDash=[4, 4]).encode(y="zero:Q")
-    )
-    return _svg(alt.layer(band, line, zero).properties(width=_WIDTH, height=_HEIGHT))
+    begun = frame.groupby("stage", sort=False, as_index=False)["time"].min()
+    stages = alt.Chart(begun).encode(x="time:Q")
+    marks = [
+        stages.mark_rule(color="#8a8a8a", strokeDash=[2, 3]),
+        stages.mark_text(align="left", dx=3, color="#5f5f66", fontSize=10).encode(
+            text="stage:N", y=alt.value(8)
+        ),
+    ]
+    return _svg(alt.layer(band, line, *_levels("y", margin), *marks).properties(width=_WIDTH, height=_HEIGHT))
+
+
+def _thinned(looks: Sequence[RecordedVerdict]) -> list[RecordedVerdict]:
+    """Keep as many looks as a picture can show, evenly and always with the last."""
+    step = math.ceil(len(looks) / _POINTS) or 1
+    return list(looks[::-1][::step])[::-1]
+
+
+def _levels(axis: str, margin: float | None) -> list[Any]:
+    """Draw no harm as a thin line and, where there is one, the margin as a dashed red one."""
+    import altair as alt
+    import pandas as pd
+
+    zero = alt.Chart(pd.DataFrame({"level": [0.0]})).mark_rule(color="#5f5f66").encode(**{axis: "level:Q"})
+    if margin is None:
+        return [zero]
+    limit = alt.Chart(pd.DataFrame({"level": [margin]})).mark_rule(color=_HARM, strokeDash=[4, 4], clip=True)
+    return [zero, limit.encode(**{axis: "level:Q"})]
+
+
+def _unit_of_time(seconds: float) -> tuple[str, float]:
+    for name, size in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds > 3 * size:
+            return name, size
+    return "seconds", 1.0
 
 
 def offline_and_online(forecast: Mapping[str, Mapping[str, Any]]) -> str:
@@ -83,10 +123,7 @@ def offline_and_online(forecast: Mapping[str, Mapping[str, Any]]) -> str:
     title = "harm of the primary (below 0: better)"
     bars = base.mark_rule(clip=True).encode(x=alt.X("lower:Q", title=title, scale=scale), x2="upper:Q")
     points = base.mark_point(filled=True, size=45, clip=True).encode(x=alt.X("harm:Q", scale=scale))
-    zero = (
-        alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=_HARM, strokeDash=[4, 4]).encode(x="zero:Q")
-    )
-    return _svg(alt.layer(bars, points, zero).properties(width=_WIDTH))
+    return _svg(alt.layer(bars, points, *_levels("x", None)).properties(width=_WIDTH))
 
 
 def _readable(rows: Sequence[Mapping[str, Any]]) -> Any:

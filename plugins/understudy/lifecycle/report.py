@@ -82,10 +82,18 @@ def render(passage: Passage) -> str:
         exposed=exposed,
         units=units,
         looks=len(looks),
-        harm_chart=charts.harm_over_time(looks, passage.experiment.primary.name),
+        harm_charts=_harm_charts(passage, looks),
         forecast_chart=charts.offline_and_online(forecast),
         tables=_tables(looks),
     )
+
+
+def _harm_charts(passage: Passage, looks: list[records.RecordedVerdict]) -> dict[str, str]:
+    """Return the picture of each deciding metric over the run, the primary first."""
+    experiment = passage.experiment
+    order = sorted(experiment.deciding, key=lambda metric: metric != experiment.primary)
+    drawn = {metric.name: charts.harm_over_time(looks, metric.name, metric.margin) for metric in order}
+    return {name: picture for name, picture in drawn.items() if picture}
 
 
 def _bound(value: float | None) -> str:
