@@ -31,6 +31,7 @@ def experiment_page() -> str:
         spec.Check: "`checks`, a list",
         spec.Metric: "`metrics`, a list",
         spec.Evaluation: "`evaluation`",
+        spec.OffPolicy: "`evaluation.off_policy`",
         spec.Shadow: "`shadow`",
         spec.Stage: "`stages`, a list",
         spec.Limits: "`limits`",

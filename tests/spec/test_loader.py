@@ -268,4 +268,4 @@ def test_the_digest_is_pinned() -> None:
     assert declared.experiment().digest() == PINNED
 
 
-PINNED = "16c257a7665f6db2827f6c4b67d83cb68e4f0085b88ca8afd9f892ee5710a1a0"
+PINNED = "e622e4fedc143c71f9111eb7530284ab6632570ac5bf6c6aa03e51e618f4e644"

@@ -18,6 +18,7 @@ __all__ = [
     "Data",
     "Evaluation",
     "Experiment",
+    "OffPolicy",
     "Registry",
     "Shadow",
     "Stage",
@@ -66,9 +67,7 @@ class Data(Declared):
     @field_validator("reference", "holdout")
     @classmethod
     def _stays_below_the_data_folder(cls, value: str) -> str:
-        if value.startswith("/") or ".." in value.split("/"):
-            raise ValueError(f"{value!r} leaves the data folder; give a path relative to UNDERSTUDY_DATA")
-        return value
+        return _below_the_data_folder(value)
 
 
 class Check(Declared):
@@ -78,6 +77,25 @@ class Check(Declared):
     dataset: Literal["reference", "holdout", "requests"] = Field(
         description="The dataset, or recent logged requests."
     )
+
+
+class OffPolicy(Declared):
+    """Logged decisions whose actions changed what happened next, with the probability of each action."""
+
+    logged: str = Field(description="Parquet file below `UNDERSTUDY_DATA`, one row a decision.")
+    action: Column = Field(description="Column with the action taken, 0 or 1.")
+    propensity: Column = Field(
+        description="Column with the probability with which that action was taken, logged when it was taken."
+    )
+    reward: Column = Field(description="Column with what came of it; more is better.")
+    threshold: float = Field(
+        0.5, gt=0, lt=1, description="A version takes action 1 when its prediction is at least this."
+    )
+
+    @field_validator("logged")
+    @classmethod
+    def _stays_below_the_data_folder(cls, value: str) -> str:
+        return _below_the_data_folder(value)
 
 
 class Evaluation(Declared):
@@ -92,6 +110,10 @@ class Evaluation(Declared):
         0.02, gt=0, allow_inf_nan=False, description="No cohort may be proven worse by more than this."
     )
     min_rows: int = Field(1000, ge=2, description="Fewer labelled rows than this decide nothing.")
+    off_policy: OffPolicy | None = Field(
+        None,
+        description="Where actions influence outcomes: logged decisions that both versions are valued on.",
+    )
 
 
 class Shadow(Declared):
@@ -289,6 +311,12 @@ class Experiment(Declared):
     def frozen(self) -> dict[str, Any]:
         """Return the experiment as JSON-safe data; :meth:`model_validate` reads it back."""
         return self.model_dump(mode="json")
+
+
+def _below_the_data_folder(value: str) -> str:
+    if value.startswith("/") or ".." in value.split("/"):
+        raise ValueError(f"{value!r} leaves the data folder; give a path relative to UNDERSTUDY_DATA")
+    return value
 
 
 def _refuse_unknown_of(gap: Metric, metrics: tuple[Metric, ...]) -> None:
