@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from tests import declared
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
@@ -71,3 +74,17 @@ def test_no_page_names_the_host_of_a_package_registry() -> None:
     for page in PAGES:
         named = [host for host in hosts if host in page.read_text()]
         assert not named, f"{page.name} names {named}"
+
+
+def shown_metrics() -> list[str]:
+    blocks = (re.findall(r"```yaml\n(metrics:.*?)```", page.read_text(), re.DOTALL) for page in PAGES)
+    return [block for found in blocks for block in found]
+
+
+def test_metrics_are_shown_somewhere() -> None:
+    assert shown_metrics()
+
+
+@pytest.mark.parametrize("block", shown_metrics())
+def test_metrics_that_are_shown_are_metrics_that_can_be_declared(block: str) -> None:
+    declared.experiment(**yaml.safe_load(block))
