@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import DataMissing
+from understudy.lifecycle import off_policy
 from understudy.lifecycle.scoring import probabilities, read_dataset
 from understudy.lifecycle.session import Passage, session
 from understudy.spec import MetricKind
@@ -59,6 +61,9 @@ def evaluate(run_id: str) -> dict[str, Any]:
     }
     answered = _answered(run.version, scores[run.version])
     verdict = _judge(passage, compared, len(holdout), answered)
+    if experiment.evaluation.off_policy is not None:
+        valued = off_policy.value(passage, experiment.evaluation.off_policy)
+        verdict = _with(verdict, valued)
     record = StepRecord(
         metrics=_metrics(passage, scores, labels, compared),
         params={"rows": len(holdout), "holdout": experiment.data.holdout, "alpha": experiment.alpha},
@@ -144,6 +149,13 @@ def _judge(
         folded.cohort,
         tuple(parts),
     )
+
+
+def _with(verdict: Verdict, valued: Verdict) -> Verdict:
+    """Fold the off-policy value in; the forecast stays where the comparison looks for it."""
+    folded = worst_of([verdict, valued], f"{verdict.sentence} {valued.sentence}")
+    numbers = {**verdict.evidence, "off_policy": dict(valued.evidence)}
+    return replace(folded, evidence=numbers, parts=(*verdict.parts, valued))
 
 
 def _gain(metric: str, cell: PairedDifference, min_gain: float) -> Verdict:

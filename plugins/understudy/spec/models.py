@@ -47,6 +47,11 @@ class Traffic(Declared):
 
     @model_validator(mode="after")
     def _keeps_what_is_private_out_of_the_log(self) -> Self:
+        named = [column for column in self.cohorts if "=" in column]
+        if named:
+            raise ValueError(
+                f"cohorts are written as column=value, and the column {named[0]!r} has an = itself; rename it"
+            )
         logged = {"event_id": (self.event_id,), "event_time": (self.event_time,), "cohorts": self.cohorts}
         for field, columns in logged.items():
             hidden = sorted({self.unit, *self.private} & set(columns))
