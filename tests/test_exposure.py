@@ -104,25 +104,88 @@ def test_flagd_itself_sends_everybody_to_the_champion_past_the_lease() -> None:
     assert set(ours) == set(theirs) == {UNEXPOSED}
 
 
+JFK_AND_AA = replace(
+    EXPOSED,
+    percent=60.0,
+    lease_expires_at=4_000_000_000,
+    contained=("origin=JFK", "origin=EWR", "carrier=AA"),
+)
+CONTEXTS: list[tuple[dict[str, str], bool]] = [
+    ({"origin": "LGA", "carrier": "UA"}, True),
+    ({"origin": "LGA", "carrier": "UA", "hour": "7"}, True),
+    ({"origin": "jfk", "carrier": "A"}, True),
+    ({"origin": "JFK", "carrier": "UA"}, False),
+    ({"origin": "EWR", "carrier": "UA"}, False),
+    ({"origin": "LGA", "carrier": "AA"}, False),
+    ({"origin": "LGA"}, False),
+    ({"carrier": "UA"}, False),
+    ({"origin": "", "carrier": "UA"}, False),
+    ({}, False),
+]
+
+
+@pytest.mark.parametrize(("cohorts", "free"), CONTEXTS)
+def test_flagd_itself_sends_contained_cohorts_and_whoever_does_not_name_his_to_the_champion(
+    cohorts: dict[str, str], free: bool
+) -> None:
+    ours, theirs = _ours_and_flagds(JFK_AND_AA, 500, cohorts)
+    assert ours == theirs
+    untouched, _ = _ours_and_flagds(replace(JFK_AND_AA, contained=()), 500)
+    assert ours == (untouched if free else [UNEXPOSED] * 500)
+
+
+@pytest.mark.parametrize(
+    "value", [None, 7, 7.0, True, ["LGA"], [], {"code": "LGA"}, [["LGA"]]], ids=lambda value: repr(value)
+)
+def test_flagd_itself_sends_a_cohort_that_is_no_text_to_the_champion(value: Any) -> None:
+    contained = replace(JFK_AND_AA, percent=100.0, contained=("origin=JFK", "origin=7", "origin=True"))
+    assert _flagds_arm(contained, "N7500AA", {"origin": "LGA"}) == CHALLENGER
+    assert _flagds_arm(contained, "N7500AA", {"origin": value}) == UNEXPOSED
+
+
+def test_flagd_itself_cannot_look_up_a_column_with_a_dot_and_so_exposes_nobody() -> None:
+    contained = replace(JFK_AND_AA, percent=100.0, contained=("flight.origin=JFK",))
+    assert _flagds_arm(contained, "N7500AA", {"flight.origin": "LGA"}) == UNEXPOSED
+
+
+@given(contained=st.lists(st.text(max_size=8), max_size=4), value=st.text(max_size=8))
+def test_flagd_itself_reads_any_text_as_we_do(contained: list[str], value: str) -> None:
+    exposed = replace(JFK_AND_AA, percent=100.0, contained=tuple(f"origin={text}" for text in contained))
+    ours = assign(exposed, "N7500AA", time.time(), {"origin": value})
+    assert ours == _flagds_arm(exposed, "N7500AA", {"origin": value})
+    assert (ours == CHALLENGER) is (not contained or (value != "" and value not in contained))
+
+
 def test_flagd_itself_answers_with_the_champion_when_nobody_is_exposed() -> None:
     _, theirs = _ours_and_flagds(Exposure("flight-delay", 1, "1"), 10)
     assert set(theirs) == {UNEXPOSED}
 
 
-def _ours_and_flagds(exposed: Exposure, count: int) -> tuple[list[str], list[str]]:
+def _ours_and_flagds(
+    exposed: Exposure, count: int, cohorts: dict[str, str] | None = None
+) -> tuple[list[str], list[str]]:
+    core = _flagd(exposed)
+    units = [f"N{number:05d}" for number in range(count)]
+    ours = [assign(exposed, unit, time.time(), cohorts or {}) for unit in units]
+    return ours, [_answer(core, exposed.model, unit, cohorts or {}) for unit in units]
+
+
+def _flagds_arm(exposed: Exposure, unit: str, attributes: dict[str, Any]) -> str:
+    return _answer(_flagd(exposed), exposed.model, unit, attributes)
+
+
+def _flagd(exposed: Exposure) -> FlagdCore:
     core = FlagdCore()
     core.set_flags(json.dumps(document([exposed])))
-    ours, theirs = [], []
-    versions = {CHALLENGER: "2", CONTROL: "1", UNEXPOSED: "1"}
-    for number in range(count):
-        unit = f"N{number:05d}"
-        answer = core.resolve_string_value(
-            exposed.model, "none", EvaluationContext(targeting_key=unit, attributes={})
-        )
-        assert answer.value == versions[str(answer.variant)]
-        ours.append(assign(exposed, unit, time.time()))
-        theirs.append(str(answer.variant))
-    return ours, theirs
+    return core
+
+
+def _answer(core: FlagdCore, model: str, unit: str, attributes: dict[str, Any]) -> str:
+    answer = core.resolve_string_value(
+        model, "none", EvaluationContext(targeting_key=unit, attributes=attributes)
+    )
+    assert answer.value == {CHALLENGER: "2", CONTROL: "1", UNEXPOSED: "1"}[str(answer.variant)]
+    return str(answer.variant)
 
 
 UNITS = st.text(min_size=1, max_size=40)
@@ -143,6 +206,27 @@ def test_a_control_unit_stays_control_up_to_half(unit: str, first: float, second
     low, high = sorted((first / 2, second / 2))
     if assign(replace(EXPOSED, percent=low), unit, 0.0) == CONTROL:
         assert assign(replace(EXPOSED, percent=high), unit, 0.0) == CONTROL
+
+
+@given(unit=UNITS, percent=PERCENTS)
+def test_containing_a_cohort_leaves_everybody_else_in_his_arm(unit: str, percent: float) -> None:
+    before = replace(EXPOSED, percent=percent)
+    contained = replace(before, contained=("origin=JFK",))
+    assert assign(contained, unit, 0.0, {"origin": "LGA"}) == assign(before, unit, 0.0)
+    for elsewhere in ({"origin": "JFK"}, {"origin": ""}, {"carrier": "AA"}, {}):
+        assert assign(contained, unit, 0.0, elsewhere) == UNEXPOSED
+
+
+def test_contained_cohorts_are_kept_sorted_and_once() -> None:
+    contained = replace(EXPOSED, contained=("b=2", "a=1", "b=2", "a==", "a="))
+    assert contained.contained == ("a=", "a=1", "a==", "b=2")
+    assert contained == replace(EXPOSED, contained=("a==", "b=2", "a=", "a=1"))
+
+
+@pytest.mark.parametrize("cohort", ["", "JFK", "=JFK", "all"])
+def test_a_cohort_without_a_column_is_refused(cohort: str) -> None:
+    with pytest.raises(ValueError, match="column=value"):
+        replace(EXPOSED, contained=("origin=JFK", cohort))
 
 
 @given(percent=PERCENTS)
@@ -203,9 +287,26 @@ def test_an_exposure_that_lacks_a_part_exposes_nobody(changes: dict[str, Any]) -
 
 
 def test_what_was_published_is_read_back(tmp_path: Path) -> None:
-    known = [EXPOSED, Exposure("other", 3, "12", mirror=True), replace(EXPOSED, model="zero", percent=0.0)]
+    known = [
+        EXPOSED,
+        Exposure("other", 3, "12", mirror=True),
+        replace(EXPOSED, model="zero", percent=0.0),
+        replace(EXPOSED, model="zone", contained=("origin=JFK", 'carrier="A"=B, ü')),
+    ]
     publish(tmp_path / "new" / "flags.json", known)
     assert list(read_document(tmp_path / "new" / "flags.json").values()) == known
+
+
+def test_a_document_of_before_there_was_containment_contains_nothing(tmp_path: Path) -> None:
+    assert "contained" not in document([EXPOSED])["flags"]["flight-delay"]["metadata"]
+    publish(tmp_path / "flags.json", [EXPOSED])
+    assert read_document(tmp_path / "flags.json")["flight-delay"].contained == ()
+
+
+def test_metadata_holds_only_what_flagd_allows_there() -> None:
+    metadata = document([JFK_AND_AA])["flags"]["flight-delay"]["metadata"]
+    assert all(isinstance(value, (str, int, float, bool)) for value in metadata.values())
+    assert json.loads(metadata["contained"]) == ["carrier=AA", "origin=EWR", "origin=JFK"]
 
 
 VALID = document([EXPOSED])
@@ -238,6 +339,12 @@ INVALID = {
     "challenger is a number": _spoiled(challenger=2),
     "percent is null": _spoiled(percent=None),
     "lease is a list": _spoiled(lease_expires_at=[1]),
+    "contained is a list and no text": _spoiled(contained=["origin=JFK"]),
+    "contained is null": _spoiled(contained=None),
+    "contained is torn": _spoiled(contained='["origin=JFK"'),
+    "contained is one text": _spoiled(contained='"origin=JFK"'),
+    "contained is no list of texts": _spoiled(contained="[1]"),
+    "contained is no list of cohorts": _spoiled(contained='["JFK"]'),
     "nested without end": "[" * 100_000,
 }
 

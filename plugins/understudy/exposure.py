@@ -3,7 +3,8 @@
 The document follows flagd's schema, so that any OpenFeature SDK answers as the gateway does. Challenger units are cut
 from the left edge of the hash range and control units from the right edge, with a constant total weight: a growing
 stage never moves a unit that was exposed before. The lease is a rule on ``$flagd.timestamp``; past it every reader
-answers with the champion, whether or not anybody is left to tell it so.
+answers with the champion, whether or not anybody is left to tell it so. A contained cohort is a rule on its column: its
+units go back to the champion, and so do those that do not say which cohort they belong to.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import mmh3
@@ -45,6 +47,7 @@ HOLDBACK_PERCENT = 5.0
 """Share that stays on the champion as control once the challenger takes more than half of all units."""
 
 _SCHEMA = "https://flagd.dev/schema/v0/flags.json"
+_NO_COHORTS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,11 @@ class Exposure:
         percent: Share of units on the challenger, 0 to 100, before the holdback is taken off.
         lease_expires_at: Unix second at which exposure ends by itself; none when nobody is exposed.
         mirror: Whether the challenger also scores copies of the champion's requests.
+        contained: Cohorts that are back on the champion while the others stay exposed, as ``"column=value"``; whatever
+            the order they are given in, they are kept sorted and without repeats.
+
+    Raises:
+        ValueError: A contained cohort does not read ``"column=value"``.
     """
 
     model: str
@@ -72,6 +80,12 @@ class Exposure:
     percent: float = 0.0
     lease_expires_at: int | None = None
     mirror: bool = False
+    contained: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "contained", tuple(sorted(set(self.contained))))
+        for cohort in self.contained:
+            _column_and_value(cohort)
 
     @property
     def exposed(self) -> bool:
@@ -82,6 +96,19 @@ class Exposure:
         """Return whether any unit sees the challenger at ``now`` (Unix seconds)."""
         # flagd compares whole seconds, so the gateway does the same.
         return self.exposed and int(now) < int(self.lease_expires_at or 0)
+
+    def contains(self, cohorts: Mapping[str, str]) -> bool:
+        """Return whether containment keeps a unit with these cohorts on the champion.
+
+        Args:
+            cohorts: The unit's value in each cohort column, as the event log has it. A column that is missing or empty
+                may hide a contained cohort, so it counts as one.
+        """
+        for cohort in self.contained:
+            column, value = _column_and_value(cohort)
+            if cohorts.get(column) in (None, "", value):
+                return True
+        return False
 
 
 def weights(percent: float) -> tuple[int, int, int]:
@@ -101,18 +128,19 @@ def weights(percent: float) -> tuple[int, int, int]:
     return challenger, TOTAL_WEIGHT - challenger - control, control
 
 
-def assign(exposure: Exposure, unit: str | None, now: float) -> str:
+def assign(exposure: Exposure, unit: str | None, now: float, cohorts: Mapping[str, str] = _NO_COHORTS) -> str:
     """Return the arm of a unit, as flagd's ``fractional`` decides it.
 
     Args:
         exposure: The model's current exposure.
         unit: Raw value of the randomised unit; without one the unit is never exposed.
         now: Unix seconds, compared with the lease.
+        cohorts: The unit's value in each cohort column, by column; only looked at while a cohort is contained.
 
     Returns:
         ``"challenger"``, ``"control"`` or ``"unexposed"``.
     """
-    if not unit or not exposure.live(now):
+    if not unit or not exposure.live(now) or exposure.contains(cohorts):
         return UNEXPOSED
     challenger, unexposed, _ = weights(exposure.percent)
     # As bytes: the hash takes the whole process down on a text that is not Unicode, such as a lone surrogate.
@@ -185,6 +213,9 @@ def _flag(exposure: Exposure) -> dict[str, Any]:
         "lease_expires_at": exposure.lease_expires_at,
     }
     metadata |= {key: value for key, value in optional.items() if value is not None}
+    if exposure.contained:
+        # flagd's metadata may hold text, numbers and booleans; a list would have the whole document refused.
+        metadata["contained"] = json.dumps(exposure.contained)
     variants = {UNEXPOSED: exposure.champion}
     targeting: dict[str, Any] = {}
     if exposure.exposed:
@@ -192,7 +223,7 @@ def _flag(exposure: Exposure) -> dict[str, Any]:
         challenger, unexposed, control = weights(exposure.percent)
         within_lease = {"<": [{"var": "$flagd.timestamp"}, exposure.lease_expires_at]}
         split = {"fractional": [[CHALLENGER, challenger], [UNEXPOSED, unexposed], [CONTROL, control]]}
-        targeting = {"if": [within_lease, split, UNEXPOSED]}
+        targeting = {"if": [within_lease, _around_contained(exposure.contained, split), UNEXPOSED]}
     return {
         "state": "ENABLED",
         "variants": variants,
@@ -200,6 +231,31 @@ def _flag(exposure: Exposure) -> dict[str, Any]:
         "targeting": targeting,
         "metadata": metadata,
     }
+
+
+def _around_contained(contained: tuple[str, ...], split: dict[str, Any]) -> dict[str, Any]:
+    """Return the rule that asks for the split only where no contained cohort can be.
+
+    ``starts_with`` an empty text is true of every text and of nothing else, in every SDK; a missing column, null, a number
+    or a list therefore goes to the champion. Each test is a branch of one ``if``, because what ``and`` makes of a null
+    differs between implementations of JSONLogic.
+    """
+    values: dict[str, list[str]] = {}
+    for cohort in contained:
+        column, value = _column_and_value(cohort)
+        values.setdefault(column, [""]).append(value)
+    branches: list[Any] = []
+    for column, kept_back in values.items():
+        told = {"starts_with": [{"var": column}, ""]}
+        branches += [{"!": [told]}, UNEXPOSED, {"in": [{"var": column}, kept_back]}, UNEXPOSED]
+    return {"if": [*branches, split]} if branches else split
+
+
+def _column_and_value(cohort: str) -> tuple[str, str]:
+    column, equals, value = cohort.partition("=")
+    if not column or not equals:
+        raise ValueError(f"{cohort!r} is not a cohort; it must read column=value")
+    return column, value
 
 
 def _exposure(model: str, flag: Mapping[str, Any]) -> Exposure:
@@ -218,4 +274,12 @@ def _exposure(model: str, flag: Mapping[str, Any]) -> Exposure:
         percent=float(metadata["percent"]),
         lease_expires_at=None if lease is None else int(lease),
         mirror=bool(metadata["mirror"]),
+        contained=_contained(metadata.get("contained", "[]")),
     )
+
+
+def _contained(text: str) -> tuple[str, ...]:
+    cohorts = json.loads(text)
+    if not isinstance(cohorts, list) or not all(isinstance(cohort, str) for cohort in cohorts):
+        raise ValueError(f"{text!r} is not a list of contained cohorts")
+    return tuple(cohorts)

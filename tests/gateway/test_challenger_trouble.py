@@ -52,6 +52,7 @@ def test_the_champion_answers_for_a_challenger_in_trouble_and_the_event_says_why
         assert event["version"] == registered.good
         assert event["fallback"] is (event["arm"] == "challenger")
         assert event["prediction"] is not None
+        assert event["cpu_ms"] > 0
         assert (event["error"] or "").startswith(reason) if event["fallback"] else event["error"] is None
 
 
@@ -201,7 +202,9 @@ def test_a_failing_champion_is_an_error_in_mlflows_shape_and_in_the_log(
     assert "Traceback" not in answer.text
     events = [event for event in logged(gateway) if event["request_id"] == answer.headers["x-request-id"]]
     assert len(events) == len(ROWS)
-    assert {(event["prediction"], event["arm"]) for event in events} == {(None, "unexposed")}
+    assert {(event["prediction"], event["cpu_ms"], event["arm"]) for event in events} == {
+        (None, None, "unexposed")
+    }
     assert all(event["error"].startswith("ValueError") for event in events)
 
 

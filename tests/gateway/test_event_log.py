@@ -105,9 +105,35 @@ def test_outcomes_are_logged_as_they_came(gateway: RunningGateway) -> None:
     events = logged(gateway, "outcomes")[before:]
     assert [event["event_id"] for event in events] == ["flight-1", "flight-2", "flight-1"]
     assert {(event["outcome"], event["occurred_at"]) for event in events} == {(1.0, 1_370_003_600.5)}
-    assert events[0].keys() == {"event_id", "outcome", "occurred_at", "received_at"}
+    assert events[0].keys() == {"event_id", "outcome", "values", "occurred_at", "received_at"}
+    assert {event["values"] for event in events} == {None}
     assert gateway.status()["events"]["outcomes"] == counted + 3
     assert gateway.client.post("/outcomes", json={"outcomes": []}).json() == {"accepted": 0}
+
+
+def test_an_outcome_may_carry_named_numbers_instead_of_or_beside_its_own(gateway: RunningGateway) -> None:
+    before = len(logged(gateway, "outcomes"))
+    most = {f"v{number}_{'x' * 60}"[:60]: number for number in range(32)}
+    body = {
+        "outcomes": [
+            {"event_id": "a", "values": {"revenue": 3.25, "returned": True, "kept": False}, "occurred_at": 1},
+            {"event_id": "b", "outcome": None, "values": {"revenue": -2}, "occurred_at": 1},
+            {"event_id": "c", "outcome": 1, "values": most, "occurred_at": 1},
+            {"event_id": "d", "outcome": 0, "values": {}, "occurred_at": 1},
+            {"event_id": "e", "outcome": 0, "values": None, "occurred_at": 1},
+        ]
+    }
+    answer = gateway.client.post("/outcomes", json=body)
+    assert (answer.status_code, answer.json()) == (200, {"accepted": 5})
+    events = logged(gateway, "outcomes")[before:]
+    assert [(event["event_id"], event["outcome"], event["values"]) for event in events] == [
+        ("a", None, {"revenue": 3.25, "returned": 1.0, "kept": 0.0}),
+        ("b", None, {"revenue": -2.0}),
+        ("c", 1.0, most),
+        ("d", 0.0, None),
+        ("e", 0.0, None),
+    ]
+    assert all(type(value) is float for event in events for value in (event["values"] or {}).values())
 
 
 @pytest.mark.parametrize(
@@ -124,6 +150,27 @@ def test_outcomes_are_logged_as_they_came(gateway: RunningGateway) -> None:
         ({"outcome": 10**400}, "outcome"),
         ({"occurred_at": "today"}, "occurred_at"),
         ({"occurred_at": []}, "occurred_at"),
+        ({"outcome": None, "values": {}}, "outcome"),
+        ({"outcome": None, "values": None}, "outcome"),
+        ({"outcome": "1", "values": {"revenue": 1}}, "outcome"),
+        ({"values": []}, "values"),
+        ({"values": 3}, "values"),
+        ({"values": False}, "values"),
+        ({"values": "revenue"}, "values"),
+        ({"values": {"revenue": None}}, "values.revenue"),
+        ({"values": {"revenue": "3"}}, "values.revenue"),
+        ({"values": {"revenue": [3]}}, "values.revenue"),
+        ({"values": {"revenue": {"eur": 3}}}, "values.revenue"),
+        ({"values": {"first": 1, "revenue": float("nan")}}, "values.revenue"),
+        ({"values": {"revenue": float("-inf")}}, "values.revenue"),
+        ({"values": {"revenue": 10**400}}, "values.revenue"),
+        ({"values": {"": 1}}, "values"),
+        ({"values": {"Revenue": 1}}, "values"),
+        ({"values": {"2nd": 1}}, "values"),
+        ({"values": {"a-b": 1}}, "values"),
+        ({"values": {"a\n": 1}}, "values"),
+        ({"values": {"a" * 61: 1}}, "values"),
+        ({"values": {f"v{number}": 1 for number in range(33)}}, "values"),
     ],
 )
 def test_one_bad_outcome_refuses_the_whole_list_and_is_named(

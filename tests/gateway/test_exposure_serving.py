@@ -32,33 +32,67 @@ def test_without_a_document_the_registrys_champion_serves_everybody(
     assert answer.headers["x-understudy-version"] == registered.good
 
 
-def test_arms_are_those_of_flagds_own_provider_for_two_thousand_units(
-    gateway: RunningGateway, expose: Callable[..., Exposure], registered: Registered
-) -> None:
+def arms_of_flagds_provider(
+    gateway: RunningGateway, rows: list[dict[str, Any]], *columns: str
+) -> dict[str, str]:
+    """Ask flagd's own provider about each row's unit; these columns go into the context."""
     from openfeature import api
     from openfeature.contrib.provider.flagd import FlagdProvider
     from openfeature.contrib.provider.flagd.config import ResolverType
     from openfeature.evaluation_context import EvaluationContext
 
-    expose(challenger=registered.better, percent=25.0)
-    answer = send(gateway, [row(number) for number in range(2000)])
-    ours = arms_of(gateway, answer.headers["x-request-id"])
     provider = FlagdProvider(
         resolver_type=ResolverType.FILE, offline_flag_source_path=str(gateway.home / "flags.json")
     )
     api.set_provider_and_wait(provider)
     try:
         client = api.get_client()
-        theirs = {
-            f"flight-{number}": client.get_string_details(
-                MODEL, "none", EvaluationContext(targeting_key=f"N{number:05d}")
-            ).variant
-            for number in range(2000)
+        return {
+            one["event_id"]: str(
+                client.get_string_details(
+                    MODEL,
+                    "none",
+                    EvaluationContext(one["tailnum"], {name: one[name] for name in columns if name in one}),
+                ).variant
+            )
+            for one in rows
         }
     finally:
         api.shutdown()
-    assert ours == theirs
+
+
+def test_arms_are_those_of_flagds_own_provider_for_two_thousand_units(
+    gateway: RunningGateway, expose: Callable[..., Exposure], registered: Registered
+) -> None:
+    expose(challenger=registered.better, percent=25.0)
+    rows = [row(number) for number in range(2000)]
+    ours = arms_of(gateway, send(gateway, rows).headers["x-request-id"])
+    assert ours == arms_of_flagds_provider(gateway, rows)
     assert set(ours.values()) == {"challenger", "control", "unexposed"}
+
+
+def test_a_contained_cohort_gets_the_champion_here_and_from_flagds_provider_and_nobody_else_moves(
+    gateway: RunningGateway, expose: Callable[..., Exposure], registered: Registered
+) -> None:
+    rows = [row(number) for number in range(600)]
+    expose(challenger=registered.better, percent=50.0)
+    free = arms_of(gateway, send(gateway, rows).headers["x-request-id"])
+    assert gateway.status()["contained"] == []
+    exposure = expose(challenger=registered.better, percent=50.0, contained=("origin=JFK",))
+    assert gateway.status()["contained"] == ["origin=JFK"]
+    answer = send(gateway, rows)
+    ours = arms_of(gateway, answer.headers["x-request-id"])
+    assert ours == arms_of_flagds_provider(gateway, rows, "origin")
+    assert set(arms_of_flagds_provider(gateway, rows).values()) == {"unexposed"}
+    for one in rows:
+        expected = "unexposed" if one["origin"] == "JFK" else free[one["event_id"]]
+        assert ours[one["event_id"]] == expected
+    events = [event for event in logged(gateway) if event["request_id"] == answer.headers["x-request-id"]]
+    assert {event["version"] for event in events if event["cohorts"]["origin"] == "JFK"} == {registered.good}
+    assert {(event["run"], event["generation"]) for event in events} == {
+        (exposure.run_id, exposure.generation)
+    }
+    assert {event["arm"] for event in events} == {"challenger", "control", "unexposed"}
 
 
 def test_a_new_generation_is_followed_without_a_restart_and_an_exposed_unit_never_moves(
@@ -104,6 +138,11 @@ def test_events_say_what_was_served_to_whom(
         )
         assert (event["fallback"], event["error"], event["model"]) == (False, None, MODEL)
         assert event["latency_ms"] > 0
+        assert event["cpu_ms"] > 0
+    for answered in version.values():
+        # One thread scored these rows in one call, and was not at it for longer than the caller waited.
+        calls = [event for event in events if event["version"] == answered]
+        assert sum(event["cpu_ms"] for event in calls) <= calls[0]["latency_ms"] + 0.001
         assert len(event["unit"]) == 32
 
 
@@ -139,9 +178,12 @@ def test_a_lower_generation_a_torn_and_a_missing_document_change_nothing(
     publish(path, [replace(exposure, generation=exposure.generation - 1, percent=0.0, lease_expires_at=None)])
     wait_until(complains("went back"), "the refusal of a lower generation")
     assert still_served()
-    publish(path, [replace(exposure, percent=100.0)])
-    wait_until(complains("without a new generation"), "the refusal of a silent change")
-    assert still_served()
+    for silently in ({"percent": 100.0}, {"contained": ("origin=JFK",)}):
+        publish(path, [replace(exposure, **silently)])
+        wait_until(complains("without a new generation"), "the refusal of a silent change")
+        assert still_served()
+        publish(path, [exposure])
+        wait_until(lambda: gateway.status()["document_error"] is None, "the return of the document")
     path.write_text('{"flags": {"del')
     wait_until(complains("cannot be read"), "the refusal of a torn document")
     assert still_served()

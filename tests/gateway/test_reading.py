@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from understudy.exposure import CHALLENGER, UNEXPOSED, Exposure
 from understudy.gateway.answers import logged_number, problem_with, row_shape
 from understudy.gateway.batch import csv_batch, json_batch
 from understudy.gateway.config import TrafficColumns
 from understudy.gateway.redaction import describe, redact
-from understudy.gateway.routing import read_envelopes, secrets_in
+from understudy.gateway.routing import read_envelopes, route, secrets_in
 
 TRAFFIC = TrafficColumns("tail", "id", "time", frozenset({"pilot", "tail"}), ("origin", "pilot"))
 
@@ -75,6 +76,35 @@ def test_a_private_column_is_no_cohort_and_a_number_is_a_unit() -> None:
     (envelope,) = read_envelopes(batch, TRAFFIC, received_at=9.0)
     assert (envelope.unit, envelope.cohorts) == ("7", {"origin": ""})
     assert secrets_in(batch, TRAFFIC) == {"7", "Ann"}
+
+
+@pytest.mark.parametrize(
+    ("contained", "exposed"),
+    [
+        ((), "JFK LGA null empty absent 7 7.0"),
+        (("origin=JFK",), "LGA 7 7.0"),
+        (("origin=7",), "JFK LGA 7.0"),
+        (("origin=(missing)",), "JFK LGA 7 7.0"),
+        (("origin=",), "JFK LGA 7 7.0"),
+        (("origin=JFK", "origin=LGA"), "7 7.0"),
+        (("carrier=AA",), ""),
+        (("pilot=Ann",), ""),
+    ],
+)
+def test_contained_rows_and_rows_that_name_no_cohort_go_to_the_champion(
+    contained: tuple[str, ...], exposed: str
+) -> None:
+    origins = {"JFK": "JFK", "LGA": "LGA", "null": None, "empty": "", "absent": ..., "7": 7, "7.0": 7.0}
+    found = []
+    for name, origin in origins.items():
+        # The unit is one that sees the challenger.
+        record = {"tail": "N7500AA", "pilot": "Bob"} | ({} if origin is ... else {"origin": origin})
+        envelopes = read_envelopes(json_batch({"dataframe_records": [record]}), TRAFFIC, received_at=9.0)
+        exposure = Exposure("flight-delay", 7, "1", "2", "run", 1, 50.0, 2_000_000_000, contained=contained)
+        (arm,) = route(exposure, envelopes, 9.0, counted=True).arms
+        assert arm in (CHALLENGER, UNEXPOSED)
+        found += [name] if arm == CHALLENGER else []
+    assert " ".join(found) == exposed
 
 
 @pytest.mark.parametrize(

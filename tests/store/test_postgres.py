@@ -136,6 +136,21 @@ def test_one_of_many_racing_starts_gets_the_models_lock_and_generations_never_re
         assert exposures.every(connection)[0].generation == max(given)
 
 
+def test_a_contained_cohort_comes_back_as_it_was_put(store: Store) -> None:
+    with store.write() as connection:
+        at = store.clock()
+        exposures.adopt(connection, "contained", "1", actor="a test", at=at)
+        run = runs.create(
+            connection, key="contained", spec=SPEC | {"model": "contained"}, spec_digest="", version="2", champion="1",
+            actor="a test", reason="a test", airflow={}, at=at,
+        )  # fmt: skip
+        exposures.raise_to(connection, run.run_id, 1, 5.0, 30, at=at)
+        put = exposures.contain(connection, run.run_id, ["origin=JFK", "carrier=ü"], reason="harm", at=at)
+    with store.read() as connection:
+        assert exposures.find(connection, "contained") == put
+        assert ledger.verify(connection) is None
+
+
 @pytest.mark.parametrize("change", ["UPDATE ledger SET actor = 'x'", "DELETE FROM ledger", "TRUNCATE ledger"])
 def test_the_ledger_refuses_every_change(store: Store, change: str) -> None:
     with pytest.raises(sa.exc.DBAPIError, match="append-only"), store.write() as connection:

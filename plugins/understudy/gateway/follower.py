@@ -160,7 +160,10 @@ class Follower:
             return
         exposure = self.serving.exposure
         grows = (
-            target.exposed and target.challenger == exposure.challenger and target.percent >= exposure.percent
+            target.exposed
+            and target.challenger == exposure.challenger
+            and target.percent >= exposure.percent
+            and set(target.contained) <= set(exposure.contained)
         )
         if not grows:
             ended = replace(exposure, percent=0.0, stage=0, lease_expires_at=None, mirror=False)

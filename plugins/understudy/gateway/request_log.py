@@ -108,4 +108,6 @@ class RequestLog:
                 "prediction": prediction,
                 "error": answer.error or ("NotFinite: the answer is NaN or infinite" if broken else None),
                 "latency_ms": round(answer.latency_ms, 3),
+                # A row's share of a large batch may be less than a microsecond.
+                "cpu_ms": None if answer.cpu_ms is None else round(answer.cpu_ms, 6),
             }

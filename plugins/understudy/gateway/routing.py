@@ -100,7 +100,7 @@ def route(exposure: Exposure, envelopes: Sequence[Envelope], now: float, *, coun
     lapsed = exposure.exposed and not exposure.live(now)
     if lapsed or not counted:
         return Route((UNEXPOSED,) * len(envelopes), None, 0)
-    arms = tuple(assign(exposure, envelope.unit, now) for envelope in envelopes)
+    arms = tuple(assign(exposure, envelope.unit, now, envelope.cohorts) for envelope in envelopes)
     return Route(arms, exposure.run_id, exposure.stage)
 
 

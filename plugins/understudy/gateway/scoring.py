@@ -31,6 +31,7 @@ class RowAnswer:
         value: What the caller gets, JSON-safe; nothing where answers do not come one per row.
         version: Version that answered.
         latency_ms: Time from the decision of the arm to the answer, waiting included.
+        cpu_ms: The row's share of the CPU time that the version which answered spent; nothing where none answered.
         fallback: Whether the champion answered in the challenger's place.
         error: Why it did.
     """
@@ -38,6 +39,7 @@ class RowAnswer:
     value: Any
     version: str
     latency_ms: float
+    cpu_ms: float | None
     fallback: bool = False
     error: str | None = None
 
@@ -119,7 +121,7 @@ class Scorer:
         if singly:
             self._remember(champion, scored.answers)
         rows = [
-            RowAnswer(value, champion.version, latency, row in fallbacks, reasons[row])
+            RowAnswer(value, champion.version, latency, scored.cpu_ms, row in fallbacks, reasons[row])
             for row, value in enumerate(scored.answers if singly else [None] * batch.size)
         ]
         return Answered(scored.answers, rows, scored.unwrapped)
@@ -178,7 +180,9 @@ class Scorer:
             raise ChampionFailed(error, reasons, champion.version, latency)
         self._remember(champion, scored.answers)
         return {
-            row: RowAnswer(value, champion.version, latency, reasons[row] is not None, reasons[row])
+            row: RowAnswer(
+                value, champion.version, latency, scored.cpu_ms, reasons[row] is not None, reasons[row]
+            )
             for row, value in zip(rows, scored.answers, strict=True)
         }
 
@@ -214,7 +218,7 @@ class Scorer:
             return problem
         latency = _milliseconds(started)
         return {
-            row: RowAnswer(value, challenger.version, latency)
+            row: RowAnswer(value, challenger.version, latency, scored.cpu_ms)
             for row, value in zip(rows, scored.answers, strict=True)
         }
 

@@ -167,6 +167,7 @@ class Gateway:
             "run": exposure.run_id if exposure else None,
             "stage": exposure.stage if exposure else 0,
             "percent": exposure.percent if exposure else 0.0,
+            "contained": list(exposure.contained) if exposure else [],
             "lease_expires_at": exposure.lease_expires_at if exposure else None,
             "exposed": bool(exposure and exposure.live(time.time()) and not self._log.broken),
             "loaded": self._pool.versions,
@@ -228,7 +229,7 @@ class Gateway:
         described = describe(error, secrets)
         _log.error("champion %s failed on request %s: %s", failure.version, served.request_id, described)
         lost = {
-            row: RowAnswer(None, failure.version, failure.latency_ms, reason is not None, described)
+            row: RowAnswer(None, failure.version, failure.latency_ms, None, reason is not None, described)
             for row, reason in failure.rows.items()
         }
         with suppress(EventsUnwritable):  # counted and shown in /status; the caller gets an error either way

@@ -16,7 +16,7 @@ from understudy.settings import Settings
 
 __all__ = ["Store"]
 
-_HEAD = "0001"
+_HEAD = "0003"
 _BUSY_SECONDS = 30
 _WRITE_LOCK = 0x756E6465727374  # any fixed number; this one spells "underst"
 

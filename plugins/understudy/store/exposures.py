@@ -8,6 +8,8 @@ publishes last publishes what is true.
 from __future__ import annotations
 
 import fcntl
+from collections.abc import Collection
+from dataclasses import replace
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -20,6 +22,7 @@ from understudy.store.database import Store
 
 __all__ = [
     "adopt",
+    "contain",
     "drop",
     "every",
     "find",
@@ -76,7 +79,7 @@ def adopt(connection: Connection, model: str, champion: str, *, actor: str, at: 
 def raise_to(
     connection: Connection, run_id: str, stage: int, percent: float, lease: float, *, at: float
 ) -> Exposure:
-    """Expose a run at a stage of its ladder.
+    """Expose a run at a stage of its ladder. What the run has contained stays contained.
 
     Args:
         connection: A write transaction.
@@ -91,21 +94,17 @@ def raise_to(
     """
     run = runs.get(connection, run_id)
     current = _known(connection, run.model)
-    if not run.state.may_expose:
-        raise StaleGeneration(
-            f"Run {run_id} is {run.state} and may not raise exposure of {run.model}. A run on its way back stays down; "
-            "start a new run."
-        )
-    if stage not in (run.stage, run.stage + 1) or stage < 1:
-        raise StaleGeneration(
-            f"Run {run_id} is at stage {run.stage} and cannot go to stage {stage}. Stages are taken one by one."
-        )
-    if current.challenger and current.run_id != run_id:
-        raise StaleGeneration(
-            f"Model {run.model} is exposed by run {current.run_id}, not by {run_id}. Only its own run may."
-        )
+    _refuse_unless_next(run, current, stage)
     raised = Exposure(
-        run.model, current.generation + 1, run.champion, run.version, run_id, stage, percent, int(at + lease)
+        run.model,
+        current.generation + 1,
+        run.champion,
+        run.version,
+        run_id,
+        stage,
+        percent,
+        int(at + lease),
+        contained=current.contained if current.run_id == run_id else (),
     )
     _save(connection, raised)
     if stage != run.stage:
@@ -123,6 +122,7 @@ def raise_to(
             "to": percent,
             "generation": raised.generation,
             "version": run.version,
+            "contained": list(raised.contained),
         },
     )
     _enqueue(connection, at)
@@ -164,14 +164,61 @@ def renew(connection: Connection, run_id: str, lease: float, *, at: float) -> Ex
         The exposure with its new lease; None when this run is no longer exposed or may not be. A lease that lapsed
         stays lapsed.
     """
-    run = runs.get(connection, run_id)
-    current = _known(connection, run.model)
-    if current.run_id != run_id or not current.live(at) or run.state is not runs.RunState.EXPOSED:
+    current = _exposed_by(connection, run_id, at)
+    if current is None:
         return None
-    renewed = Exposure(**{**current.__dict__, "lease_expires_at": int(at + lease)})
+    renewed = replace(current, lease_expires_at=int(at + lease))
     _save(connection, renewed)
     _enqueue(connection, at)
     return renewed
+
+
+def contain(
+    connection: Connection, run_id: str, cohorts: Collection[str], *, reason: str, at: float
+) -> Exposure | None:
+    """Send the units of some cohorts back to the champion while everybody else stays exposed; safe to repeat.
+
+    They stay there for the rest of the run: raising a stage and renewing the lease keep them contained.
+
+    Args:
+        connection: A write transaction.
+        run_id: The run that exposes them.
+        cohorts: Cohorts as evidence names them, ``"column=value"``.
+        reason: Why, for the ledger.
+        at: Unix seconds.
+
+    Returns:
+        The exposure with these cohorts contained, under a new generation unless all of them were contained before;
+        None when this run is no longer exposed, so that there is nothing to contain.
+
+    Raises:
+        ValueError: A cohort does not read ``"column=value"``.
+    """
+    current = _exposed_by(connection, run_id, at)
+    if current is None:
+        return None
+    contained = replace(current, contained=(*current.contained, *cohorts))
+    if contained == current:
+        return current
+    contained = replace(contained, generation=current.generation + 1)
+    _save(connection, contained)
+    ledger.append(
+        connection,
+        at=at,
+        actor="understudy",
+        action="cohort.contained",
+        model=contained.model,
+        run_id=run_id,
+        reason=reason,
+        body={
+            "cohorts": sorted(set(contained.contained) - set(current.contained)),
+            "contained": list(contained.contained),
+            "generation": contained.generation,
+            "version": contained.challenger,
+        },
+    )
+    _enqueue(connection, at)
+    return contained
 
 
 def drop(connection: Connection, model: str, *, actor: str, reason: str, at: float) -> Exposure:
@@ -257,6 +304,32 @@ def _known(connection: Connection, model: str) -> Exposure:
         raise StoreError(
             f"The store does not know model {model!r}. Give a version the alias `champion` in MLflow and start a run."
         )
+    return current
+
+
+def _refuse_unless_next(run: runs.Run, current: Exposure, stage: int) -> None:
+    """Refuse a run that may not raise exposure at all, or not to this stage."""
+    if not run.state.may_expose:
+        raise StaleGeneration(
+            f"Run {run.run_id} is {run.state} and may not raise exposure of {run.model}. A run on its way back stays down; "
+            "start a new run."
+        )
+    if stage not in (run.stage, run.stage + 1) or stage < 1:
+        raise StaleGeneration(
+            f"Run {run.run_id} is at stage {run.stage} and cannot go to stage {stage}. Stages are taken one by one."
+        )
+    if current.challenger and current.run_id != run.run_id:
+        raise StaleGeneration(
+            f"Model {run.model} is exposed by run {current.run_id}, not by {run.run_id}. Only its own run may."
+        )
+
+
+def _exposed_by(connection: Connection, run_id: str, at: float) -> Exposure | None:
+    """Return what a run exposes at ``at``, or nothing: another run does, its lease lapsed, or it is on its way out."""
+    run = runs.get(connection, run_id)
+    current = _known(connection, run.model)
+    if current.run_id != run_id or not current.live(at) or run.state is not runs.RunState.EXPOSED:
+        return None
     return current
 
 

@@ -54,6 +54,8 @@ exposures = sa.Table(
     sa.Column("percent", sa.Float, nullable=False),
     sa.Column("lease_expires_at", sa.Integer),
     sa.Column("mirror", sa.Boolean, nullable=False),
+    # Cohorts that are back on the champion, as "column=value".
+    sa.Column("contained", sa.JSON, nullable=False, server_default=sa.text("'[]'")),
 )
 
 verdicts = sa.Table(
