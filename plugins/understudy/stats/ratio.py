@@ -7,7 +7,8 @@ exposure share differs between them (Crook et al., KDD 2009). A unit seen in sev
 stages of one arm are correlated: ``Cov(R_as, R_at) = sum_u z_us z_ut / (n_as n_at)``.
 
 The squared standard error is the larger of the Welch form and the pooled form: with unequal arms and a skewed
-metric the small arm's mean and variance fall together and Welch alone alarms far too often.
+metric the small arm's mean and variance fall together and Welch alone alarms far too often. Clusters may be units or
+buckets of units.
 """
 
 from __future__ import annotations
@@ -260,14 +261,24 @@ def _welch(arm: ArmMoments, weights: Array) -> Array:
 
 
 def _pooled(arms: tuple[ArmMoments, ArmMoments], weights: Array) -> Array:
-    """Variance if both arms had one and the same spread, taken from both arms' second moments."""
+    """Variance if both arms had one and the same spread, taken from both arms' second moments.
+
+    The spread is shared per event, not per cluster: buckets of units are as many in a small arm as in a large one, and
+    only the events behind them tell how much each arm knows.
+    """
     n = arms[0].units + arms[1].units
-    correction = np.where(weights > 0, np.sqrt(n / (n - 2)), 0.0)
-    second = sum(arm.rr * _outer(np.where(weights > 0, arm.units / arm.sum_d, 0.0)) for arm in arms)
-    pairs = arms[0].together + arms[1].together
-    spread = np.where(pairs > 0, second / pairs, 0.0) * _outer(correction)
-    parts = (spread * arm.together * _outer(np.where(weights > 0, weights / arm.units, 0.0)) for arm in arms)
+    correction = _outer(np.where(weights > 0, np.sqrt(n / (n - 2)), 0.0))
+    shared = [_shared_events(arm) for arm in arms]
+    events = shared[0] + shared[1]
+    spread = np.where(events > 0, (arms[0].rr + arms[1].rr) / events, 0.0) * correction
+    parts = (spread * own * _outer(_scaled(arm, weights)) for arm, own in zip(arms, shared, strict=True))
     return np.asarray(sum(part.sum(axis=(-2, -1)) for part in parts))
+
+
+def _shared_events(arm: ArmMoments) -> Array:
+    """Events per pair of stages: those of a stage on the diagonal, between two stages those of the clusters in both."""
+    per_cluster = np.sqrt(np.where(arm.units > 0, arm.sum_d / arm.units, 0.0))
+    return np.asarray(arm.together * _outer(per_cluster))
 
 
 def _effective_units(arm: ArmMoments, weights: Array) -> Array:
