@@ -13,7 +13,8 @@ P, I, E, F = Outcome.PASS, Outcome.INCONCLUSIVE, Outcome.ERROR, Outcome.FAIL  # 
 
 
 def verdict(outcome: Outcome, reason: str = "r") -> Verdict:
-    return Verdict(outcome, reason, f"{reason} came to {outcome}.", {"n": 1}, "brier", "all")
+    change = f"More of {reason}."
+    return Verdict(outcome, reason, f"{reason} came to {outcome}.", {"n": 1}, "brier", "all", change=change)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,20 @@ def test_a_fold_keeps_every_part_and_speaks_for_the_first_of_the_worst() -> None
         "all",
         {"n": 1},
     )
+
+
+def test_a_fold_says_what_would_change_the_worst_of_it_or_all_of_a_pass() -> None:
+    assert worst_of([verdict(P), verdict(I, "first"), verdict(I, "second")], "").change == "More of first."
+    assert worst_of([verdict(P, "a"), verdict(P, "b"), verdict(P, "a")], "").change == "More of a. More of b."
+    assert worst_of([], "").change == "Anything that can be measured."
+
+
+def test_a_verdict_that_was_stored_before_there_was_change_is_read() -> None:
+    stored = worst_of([verdict(P), verdict(F)], "").to_dict()
+    for data in (stored, *stored["parts"]):
+        del data["change"]
+    read = Verdict.from_dict(stored)
+    assert (read.change, [part.change for part in read.parts]) == ("", ["", ""])
 
 
 def test_a_fold_of_passes_says_what_it_was_told_to_say() -> None:

@@ -38,6 +38,7 @@ class Verdict:
         metric: The metric judged, if it is about one.
         cohort: The cohort judged, ``"all"`` for everyone.
         parts: The judgements this one was folded from.
+        change: What would change it, in the same words; empty where nobody said.
     """
 
     outcome: Outcome
@@ -47,6 +48,7 @@ class Verdict:
     metric: str | None = None
     cohort: str | None = None
     parts: tuple[Verdict, ...] = ()
+    change: str = ""
 
     @property
     def passed(self) -> bool:
@@ -63,11 +65,12 @@ class Verdict:
             "metric": self.metric,
             "cohort": self.cohort,
             "parts": [part.to_dict() for part in self.parts],
+            "change": self.change,
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Verdict:
-        """Rebuild a verdict from :meth:`to_dict`."""
+        """Rebuild a verdict from :meth:`to_dict`, also one that was stored before verdicts said what would change them."""
         return cls(
             outcome=Outcome(data["outcome"]),
             reason=data["reason"],
@@ -76,6 +79,7 @@ class Verdict:
             metric=data["metric"],
             cohort=data["cohort"],
             parts=tuple(cls.from_dict(part) for part in data["parts"]),
+            change=data.get("change", ""),
         )
 
 
@@ -92,10 +96,12 @@ def worst_of(parts: Iterable[Verdict], passed: str) -> Verdict:
     """
     folded = tuple(parts)
     if not folded:
-        return Verdict(Outcome.ERROR, "nothing_measured", "Nothing was measured, so nothing can be decided.")
+        sentence = "Nothing was measured, so nothing can be decided."
+        return Verdict(Outcome.ERROR, "nothing_measured", sentence, change="Anything that can be measured.")
     worst = max(folded, key=lambda part: _SEVERITY[part.outcome])
     if worst.passed:
-        return Verdict(Outcome.PASS, "all_passed", passed, parts=folded)
+        change = " ".join(dict.fromkeys(part.change for part in folded if part.change))
+        return Verdict(Outcome.PASS, "all_passed", passed, parts=folded, change=change)
     return Verdict(
         worst.outcome,
         worst.reason,
@@ -104,4 +110,5 @@ def worst_of(parts: Iterable[Verdict], passed: str) -> Verdict:
         metric=worst.metric,
         cohort=worst.cohort,
         parts=folded,
+        change=worst.change,
     )

@@ -203,3 +203,23 @@ def test_misuse_is_refused() -> None:
     one, two = (ArmMoments.from_units(np.ones((3, 1)), np.ones((3, 1)), stages=(s,)) for s in (1, 2))
     with pytest.raises(ValueError, match="stages"):
         compare(one, two)
+
+
+@pytest.mark.parametrize("units", [20, 300, 5_000, 100_000])
+def test_buckets_know_how_many_units_weigh_as_much_as_theirs(units: int) -> None:
+    rng = np.random.default_rng(units)
+    busy = rng.integers(1, 20, units).astype(float)
+    alone = ArmMoments.from_units(np.zeros((units, 1)), busy[:, None])
+    found = []
+    for _ in range(40):
+        bucket = rng.integers(0, 256, units)
+        sums = np.bincount(bucket, busy, 256)[:, None]
+        found.append(float(ArmMoments.from_units(np.zeros((256, 1)), sums, buckets=256).equal_units))
+    # On the careful side by what a sum of squares over 256 buckets can be off, and no more.
+    assert 0.7 * alone.equal_units < np.median(found) < alone.equal_units
+    assert max(found) < 1.15 * alone.equal_units
+
+
+def test_buckets_of_single_events_never_count_more_units_than_events() -> None:
+    even = ArmMoments.from_units(np.zeros((256, 1)), np.full((256, 1), 40.0), buckets=256)
+    assert float(even.equal_units) == 256 * 40

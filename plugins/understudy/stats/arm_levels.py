@@ -159,7 +159,7 @@ def _levels(
     indicator = np.array([kind in INDICATOR_KINDS for kind in kinds], dtype=bool)
     quiet = indicator & counted.any(axis=-1) & (arm.sum_n == 0).all(axis=-1)
     # Nothing has happened in this arm: what the other arm's spread says about it is no bound on its own rate.
-    rate = -np.expm1(np.log(alpha / 2) / (arm.sum_d.sum(axis=-1) ** 2 / arm.dd.sum(axis=(-2, -1))))
+    rate = -np.expm1(np.log(alpha / 2) / arm.equal_units)
     lower = np.where(quiet, 0.0, np.where(determined, level - half, np.nan))
     upper = np.where(quiet, rate, np.where(determined, level + half, np.nan))
     sure = determined | quiet

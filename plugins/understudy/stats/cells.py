@@ -24,7 +24,7 @@ ALL = "all"
 
 Array = NDArray[np.float64]
 
-_ARRAYS = tuple(field.name for field in fields(ArmMoments) if field.name != "stages")
+_ARRAYS = tuple(field.name for field in fields(ArmMoments) if field.name not in ("stages", "buckets"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,8 +220,7 @@ def _rate_bound(arm: ArmMoments, alpha: Array) -> Array:
     because the ordinary sequence takes over with the first event.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        equal_units = arm.sum_d.sum(axis=-1) ** 2 / arm.dd.sum(axis=(-2, -1))
-        return np.asarray(-np.expm1(np.log(alpha) / equal_units))
+        return np.asarray(-np.expm1(np.log(alpha) / arm.equal_units))
 
 
 def _why(estimate: float, se: float, clock: float, alpha: float) -> str:
@@ -235,17 +234,17 @@ def _why(estimate: float, se: float, clock: float, alpha: float) -> str:
 
 
 def _stacked(parts: Sequence[ArmMoments], stages: tuple[int, ...]) -> ArmMoments:
-    if any(part.stages != stages for part in parts):
-        raise ValueError("cells of one table must have the same stages")
+    if any((part.stages, part.buckets) != (stages, parts[0].buckets) for part in parts):
+        raise ValueError("cells of one table must have the same stages and the same kind of clusters")
     if not parts:
         nothing = np.zeros((0, 0, len(stages)))
         return ArmMoments.from_units(nothing, nothing, stages)
-    return ArmMoments(stages, **{name: np.stack([getattr(part, name) for part in parts]) for name in _ARRAYS})
+    arrays = {name: np.stack([getattr(part, name) for part in parts]) for name in _ARRAYS}
+    return ArmMoments(stages, **arrays, buckets=parts[0].buckets)
 
 
 def _picked(arm: ArmMoments, at: int | NDArray[np.int64]) -> ArmMoments:
     """Pick rows: the row axis is the last of ``total``, and every other array has its stages behind it."""
     axis = arm.total.ndim - 1
-    return ArmMoments(
-        arm.stages, **{name: np.asarray(np.take(getattr(arm, name), at, axis=axis)) for name in _ARRAYS}
-    )
+    arrays = {name: np.asarray(np.take(getattr(arm, name), at, axis=axis)) for name in _ARRAYS}
+    return ArmMoments(arm.stages, **arrays, buckets=arm.buckets)

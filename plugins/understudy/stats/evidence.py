@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from understudy.stats.cells import ALL, Cell, Cells
+from understudy.stats.histogram import LogHistogram
 from understudy.stats.srm import Split, SplitTest, sequential_srm
 
 __all__ = ["ArmQuality", "Evidence", "Quality", "StageUnits", "split_test"]
@@ -69,11 +70,23 @@ class Quality:
         splits: unit counts for the sample-ratio test, one entry per proportion of shares.
         multi_arm_units: units seen in both arms within one stage.
         without_unit: events of either arm that name no unit; they count nowhere.
-        duplicates: repeated event ids among the run's requests and their outcomes; the first received counts.
+        duplicates: repeated event ids among the run's requests; the first received counts.
         newest_received_at: wall clock of the run's newest request, any arm; None without one.
-        watermark: newest event time of the run, any arm; None without an event.
+        watermark: event time up to which the world has moved on, any arm: the newest but for a few that may be wild;
+            None without an event.
         torn_lines: unfinished last lines of segments.
         invalid_lines: complete lines that are no event.
+        skewed: events of either arm whose event time is more than five minutes after their receipt; they count nowhere.
+        unknown_arms: events of an arm that does not exist; they count nowhere.
+        wrong_version: events answered by another version than their arm's, and no fallback; they count nowhere.
+        repeated_outcomes: further outcomes of events whose outcome was told already.
+        outcomes_before_event: events whose outcome occurred before them; it does not count.
+        non_finite_outcomes: outcomes with a number that is not finite; that number does not count.
+        without_value: per metric that needs an outcome, ripe events that it could not count: nothing was told, too late,
+            or without the number that it reads.
+        units_without_value: per metric that counts units, units with ripe events of which none has a value.
+        out_of_scale: metrics whose values are a thousand times as large in one arm as in the other.
+        lost_segments: segments that are gone or shorter than what was counted from them.
     """
 
     control: ArmQuality = field(default_factory=ArmQuality)
@@ -87,6 +100,16 @@ class Quality:
     watermark: float | None = None
     torn_lines: int = 0
     invalid_lines: int = 0
+    skewed: int = 0
+    unknown_arms: int = 0
+    wrong_version: int = 0
+    repeated_outcomes: int = 0
+    outcomes_before_event: int = 0
+    non_finite_outcomes: int = 0
+    without_value: Mapping[str, int] = field(default_factory=dict)
+    units_without_value: Mapping[str, int] = field(default_factory=dict)
+    out_of_scale: tuple[str, ...] = ()
+    lost_segments: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-safe dictionary."""
@@ -94,7 +117,7 @@ class Quality:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Quality:
-        """Rebuild what `to_dict` returned."""
+        """Rebuild what `to_dict` returned, also when an earlier Understudy wrote it and knew fewer fields."""
         splits = tuple(
             Split(tuple(s["stages"]), tuple(s["counts"]), tuple(s["shares"])) for s in data["splits"]
         )
@@ -103,6 +126,7 @@ class Quality:
             "challenger": ArmQuality(**data["challenger"]),
             "stages": tuple(StageUnits(**stage) for stage in data["stages"]),
             "splits": splits,
+            "out_of_scale": tuple(data.get("out_of_scale", ())),
         }
         return cls(**{**data, **parts})
 
@@ -117,6 +141,8 @@ class Evidence:
         looked_at: wall clock of the look; nothing received later is in it.
         cells: moments per metric and cohort; the overall cohort is "all", others "origin=JFK".
         quality: soundness of the evidence.
+        seq: number of the last stored increment behind it; 0 where none was stored.
+        latency: answer times in milliseconds of control and challenger; None where they were not gathered.
     """
 
     model: str
@@ -124,6 +150,8 @@ class Evidence:
     looked_at: float
     cells: Cells
     quality: Quality
+    seq: int = 0
+    latency: LogHistogram | None = None
 
     def cell(self, metric: str, cohort: str = ALL) -> Cell:
         """Return one cell; KeyError if there is none."""
@@ -136,8 +164,8 @@ class Evidence:
     def digest(self) -> str:
         """SHA-256 of the evidence, floats rounded to nine significant digits.
 
-        The time of the look and the state of the files (torn and invalid lines) are left out: the same events
-        give the same digest whenever they are read.
+        The time of the look, its number and the state of the files (torn and invalid lines, lost segments) are left out:
+        the same events give the same digest whenever they are read.
         """
         content: dict[str, Any] = {
             "model": self.model,
@@ -145,7 +173,14 @@ class Evidence:
             "cells": [cell.to_dict() for cell in self.cells],
         }
         quality = self.quality.to_dict()
-        content["quality"] = {k: v for k, v in quality.items() if k not in ("torn_lines", "invalid_lines")}
+        # What was added to the block later counts only where it says something, so that older digests stay true.
+        content["quality"] = {
+            name: value
+            for name, value in quality.items()
+            if name not in _OF_FILES and (value or name not in _LATER)
+        }
+        if self.latency is not None:
+            content["latency"] = self.latency.to_dict()
         text = json.dumps(_rounded(content), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -157,6 +192,8 @@ class Evidence:
             "looked_at": self.looked_at,
             "cells": [cell.to_dict() for cell in self.cells],
             "quality": self.quality.to_dict(),
+            "seq": self.seq,
+            "latency": None if self.latency is None else self.latency.to_dict(),
             "digest": self.digest,
         }
 
@@ -168,14 +205,28 @@ class Evidence:
             ValueError: the stored digest does not belong to the stored numbers.
         """
         cells = Cells.stack([Cell.from_dict(cell) for cell in data["cells"]])
+        latency = data.get("latency")
         found = cls(
-            data["model"], data["run_id"], data["looked_at"], cells, Quality.from_dict(data["quality"])
+            data["model"],
+            data["run_id"],
+            data["looked_at"],
+            cells,
+            Quality.from_dict(data["quality"]),
+            data.get("seq", 0),
+            None if latency is None else LogHistogram.from_dict(latency),
         )
         if data.get("digest", found.digest) != found.digest:
             raise ValueError(
                 f"digest is {data['digest']}, but the numbers give {found.digest}: they were changed"
             )
         return found
+
+
+_OF_FILES = ("torn_lines", "invalid_lines", "lost_segments")
+_LATER = (
+    "skewed", "unknown_arms", "wrong_version", "repeated_outcomes", "outcomes_before_event", "non_finite_outcomes",
+    "without_value", "units_without_value", "out_of_scale",
+)  # fmt: skip
 
 
 def split_test(evidence: Evidence, alpha: float) -> SplitTest:

@@ -50,6 +50,8 @@ class ArmMoments:
         rd: sum over units of r_us D_ut.
         dd: sum over units of D_us D_ut.
         non_finite: values left out because N or D was not a finite number.
+        buckets: number of buckets that units were thrown into by a hash, when clusters are buckets; 0 when every
+            cluster is a unit.
     """
 
     stages: tuple[int, ...]
@@ -62,6 +64,7 @@ class ArmMoments:
     rd: Array
     dd: Array
     non_finite: Array
+    buckets: int = 0
 
     @classmethod
     def from_units(
@@ -70,6 +73,7 @@ class ArmMoments:
         denominator: ArrayLike,
         stages: Sequence[int] | None = None,
         non_finite: ArrayLike = 0,
+        buckets: int = 0,
     ) -> ArmMoments:
         """Build from N[..., unit, stage] and D[..., unit, stage]; a unit absent from a stage has D = 0 there.
 
@@ -78,6 +82,7 @@ class ArmMoments:
             denominator: number of events (or any non-negative weight) per unit and stage.
             stages: labels of the last axis; 1..S when left out.
             non_finite: values the caller already left out, added to the count.
+            buckets: number of buckets when clusters are buckets of units; 0 when they are units.
 
         Raises:
             ValueError: shapes differ, or a denominator is negative.
@@ -109,6 +114,7 @@ class ArmMoments:
             rd=_products(r, d),
             dd=_products(d, d),
             non_finite=np.asarray(non_finite, dtype=float) + bad.sum(axis=(-2, -1)),
+            buckets=buckets,
         )
 
     @property
@@ -117,10 +123,26 @@ class ArmMoments:
         with np.errstate(divide="ignore", invalid="ignore"):
             return self.sum_n / self.sum_d
 
+    @property
+    def equal_units(self) -> Array:
+        """Number of equally busy units that would weigh as much as the arm's, all stages together.
+
+        Where clusters are units it is ``(sum D)^2 / sum D^2``. A hash spreads units over buckets at random, so between
+        buckets ``sum (D_b - mean)^2`` has the expectation ``sum D_u^2 (1 - 1/B)``; it is known to about ``sqrt(2/B)``, and
+        twice that is taken off.
+        """
+        total, squares = self.sum_d.sum(axis=-1), self.dd.sum(axis=(-2, -1))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if not self.buckets:
+                return np.asarray(total**2 / squares)
+            own = (squares - total**2 / self.buckets) * self.buckets / (self.buckets - 1)
+            own = own * (1 + 2 * math.sqrt(2 / self.buckets))
+            return np.asarray(total**2 / np.maximum(own, total))
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-safe dictionary from which the verdict can be recomputed."""
         arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
-        return {"stages": list(self.stages), **arrays}
+        return {"stages": list(self.stages), **arrays, "buckets": self.buckets}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ArmMoments:
@@ -129,7 +151,7 @@ class ArmMoments:
         shapes: dict[str, tuple[int, ...]] = dict.fromkeys(_ARRAYS, (size,))
         shapes |= dict.fromkeys(_MATRICES, (size, size)) | {"total": (), "non_finite": ()}
         arrays = {name: np.asarray(data[name], dtype=float).reshape(shapes[name]) for name in _ARRAYS}
-        return cls(stages=tuple(data["stages"]), **arrays)
+        return cls(stages=tuple(data["stages"]), **arrays, buckets=int(data.get("buckets", 0)))
 
 
 _MATRICES = ("together", "rr", "rd", "dd")
