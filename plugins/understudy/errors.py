@@ -168,3 +168,15 @@ class StepNotPassed(UnderstudyError):
         super().__init__(f"{step} ended with {verdict['outcome']}: {verdict['sentence']}")
         self.step = step
         self.verdict = verdict
+
+
+class NoHistory(UnderstudyError):
+    """Nothing is known of the champion's past, so its policy cannot be rehearsed."""
+
+    code = "NO_HISTORY"
+
+
+class RiskCeilingMissed(UnderstudyError):
+    """The rehearsed policy misses a ceiling of the spec's ``risk``, so the run may not begin."""
+
+    code = "RISK_CEILING_MISSED"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.events.stores import store_of
 from tests.events.test_reader import MODEL, request, write
 from tests.looks import intervals
 from understudy.events.evidence import EvidenceQuery, MetricQuery, collect
@@ -32,7 +33,7 @@ QUERY = EvidenceQuery(
 
 
 def outcome(number: int, value: float | None = 1.0, received_at: float = 5000.0) -> dict[str, Any]:
-    return {"event_id": f"e{number}", "outcome": value, "occurred_at": 50.0, "received_at": received_at}
+    return {"event_id": f"e{number}", "outcome": value, "occurred_at": 5000.0, "received_at": received_at}
 
 
 def world(root: Path, seed: int = 1, events: int = 600, harm: float = 0.0) -> None:
@@ -61,12 +62,17 @@ def world(root: Path, seed: int = 1, events: int = 600, harm: float = 0.0) -> No
         )
         known.append(outcome(number, label))
     write(root, "requests", "w-0", *served[: events // 2])
-    write(root, "requests", "w-1", *served[events // 2 :])
+    write(root, "requests", "w-1", *served[events // 2 :], *time_passes(events))
     write(root, "outcomes", "w-0", *known)
 
 
+def time_passes(number: int) -> list[dict[str, Any]]:
+    """Requests of nobody in the experiment, which show that the world has moved on."""
+    return [request(number + 1 + later, arm="unexposed", unit="nobody", stage=1) for later in range(10)]
+
+
 def look(root: Path, query: EvidenceQuery = QUERY, run: str = RUN, now: float = NOW) -> Evidence:
-    return collect(root, query, run, now)
+    return collect(store_of(root), root, query, run, now)
 
 
 def test_nothing_logged_is_empty_evidence_from_which_nothing_follows(tmp_path: Path) -> None:
@@ -86,7 +92,7 @@ def test_moments_are_those_of_a_plain_loop(tmp_path: Path) -> None:
     sums: dict[tuple[str, int], list[float]] = {}
     for path in sorted((tmp_path / MODEL / "requests").glob("*.jsonl")):
         for event in map(json.loads, path.open()):
-            if event["cohorts"]["origin"] == "JFK":
+            if event["cohorts"]["origin"] == "JFK" and event["arm"] != "unexposed":
                 cell = sums.setdefault((event["arm"], event["stage"]), [0.0, 0.0])
                 cell[0] += (event["prediction"] - labels[event["event_id"]]) ** 2
                 cell[1] += 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from understudy.events.reader import EventLog, event_log, recent_requests
+from understudy.events.reader import EventLog, exposed_units, mirrored_requests, recent_requests
 from understudy.events.writer import EventWriter
 
 MODEL = "flight-delay"
@@ -118,9 +118,51 @@ def test_a_rewritten_segment_starts_the_log_again(tmp_path: Path) -> None:
     assert count(log) == 1
 
 
-def test_a_process_shares_one_log_per_model(tmp_path: Path) -> None:
-    assert event_log(tmp_path, MODEL) is event_log(tmp_path, MODEL)
-    assert event_log(tmp_path, MODEL) is not event_log(tmp_path, "other")
+def test_reading_stops_where_it_is_told_to_and_goes_on_from_there(tmp_path: Path) -> None:
+    path = write(tmp_path, "requests", "w-0", request(1))
+    size = path.stat().st_size
+    write(tmp_path, "requests", "w-0", request(2))
+    write(tmp_path, "requests", "w-1", request(3))
+    log = EventLog(tmp_path / MODEL)
+    log.refresh({"requests/w-0.jsonl": size})
+    assert (count(log), log.offsets) == (1, {"requests/w-0.jsonl": size})
+    log.refresh()
+    assert count(log) == 3
+    assert log.offsets["requests/w-0.jsonl"] == path.stat().st_size
+
+
+def test_reading_can_be_taken_back_together_with_the_tables(tmp_path: Path) -> None:
+    write(tmp_path, "requests", "w-0", request(1))
+    log = EventLog(tmp_path / MODEL)
+    before = log.position()
+    log.connection.begin()
+    log.refresh()
+    log.connection.rollback()
+    log.return_to(before)
+    assert (count(log), log.offsets) == (0, {})
+    log.refresh()
+    assert count(log) == 1
+
+
+def test_the_units_that_saw_the_challenger_are_counted_once(tmp_path: Path) -> None:
+    assert exposed_units(tmp_path, MODEL, "x-v2-1") == (0, 0)
+    write(
+        tmp_path, "requests", "w-0", request(1, unit="a"), request(2, unit="b", arm="challenger"), request(3, unit=None),
+        request(4, unit="c", arm="challenger", fallback=True), request(5, unit="d", run="other", arm="challenger"),
+    )  # fmt: skip
+    write(tmp_path, "requests", "w-1", request(6, unit="b", arm="challenger"), b"torn")
+    assert exposed_units(tmp_path, MODEL, "x-v2-1") == (1, 3)
+
+
+def test_mirrored_requests_stand_beside_what_the_champion_answered(tmp_path: Path) -> None:
+    assert mirrored_requests(tmp_path, MODEL, "x-v2-1").empty
+    write(tmp_path, "requests", "w-0", request(1), request(2, prediction=0.5), request(3, arm="challenger"))
+    mirrored = [
+        {"event_id": f"e{n}", "run": "x-v2-1", "prediction": n / 10, "received_at": 1.0} for n in (1, 3, 4)
+    ]
+    write(tmp_path, "mirrors", "w-0", *mirrored)
+    frame = mirrored_requests(tmp_path, MODEL, "x-v2-1")
+    assert frame.to_dict("records") == [{"champion": 0.25, "challenger": 0.1}]
 
 
 def test_recent_requests_are_the_newest_oldest_first_and_once_each(tmp_path: Path) -> None:

@@ -143,6 +143,7 @@ class World:
     model: str
     experiment: Experiment
     versions: dict[str, str]
+    cohorts: tuple[str, ...] = ()
 
     @property
     def client(self) -> Any:
@@ -210,7 +211,7 @@ class World:
         """Write verdicts as if the steps had been taken."""
         with self.store.write() as connection:
             for step in steps:
-                verdict = Verdict(outcome, "test", "Written by a test.", {"cohorts": []})
+                verdict = Verdict(outcome, "test", "Written by a test.", {"cohorts": list(self.cohorts)})
                 records.record_verdict(connection, run_id, step, verdict, at=self.clock())
 
     def started(self, version: str) -> str:

@@ -7,64 +7,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.lifecycle.conftest import STEPS_BEFORE_EXPOSURE, World
-from tests.servers import PSEUDONYM_KEY, free_port
+from tests.lifecycle.served import BETTER, WORSE, traffic
+from tests.servers import free_port
 from understudy import gateways, lifecycle
 from understudy.errors import StaleGeneration, StepNotPassed, Unreachable
-from understudy.events.pseudonym import pseudonym
-from understudy.exposure import CHALLENGER, UNEXPOSED, assign
 from understudy.store import exposures
 from understudy.store.runs import RunState
 from understudy.verdicts import Outcome
-
-BETTER, WORSE = 0.8, 0.2
-
-
-def traffic(world: World, run_id: str, skill: float, *, units: int = 8000, errors: float = 0.0) -> None:
-    """Log requests and outcomes as the gateway would; the challenger is right with probability ``skill``."""
-    exposure = world.exposure()
-    assert exposure is not None
-    rng = np.random.default_rng(7)
-    now, requests, outcomes = world.clock(), [], []
-    for number in range(units):
-        unit = f"unit-{number}"
-        arm = assign(exposure, unit, now)
-        if arm == UNEXPOSED:
-            continue
-        event_id, late = f"{now}-{number}", float(rng.random() < 0.5)
-        right = skill if arm == CHALLENGER else 0.5
-        guess = 0.5 + (0.4 if rng.random() < right else -0.4) * (2 * late - 1)
-        failed = arm == CHALLENGER and rng.random() < errors
-        requests.append(
-            {
-                "event_id": event_id,
-                "request_id": event_id,
-                "received_at": now - 1,
-                "event_time": now - 100,
-                "model": world.model,
-                "run": run_id,
-                "stage": exposure.stage,
-                "generation": exposure.generation,
-                "arm": arm,
-                "version": exposure.challenger if arm == CHALLENGER else exposure.champion,
-                "fallback": False,
-                "unit": pseudonym(unit, PSEUDONYM_KEY.encode()),
-                "cohorts": {"origin": ("JFK", "LGA")[number % 2]},
-                "features": {},
-                "prediction": None if failed else guess,
-                "error": "ValueError" if failed else None,
-                "latency_ms": 3.0,
-            }
-        )
-        outcomes.append(
-            {"event_id": event_id, "outcome": late, "occurred_at": now - 50, "received_at": now - 1}
-        )
-    requests.append(requests[-1] | {"event_id": f"{now}-newest", "event_time": now - 1})
-    world.write("requests", requests)
-    world.write("outcomes", outcomes)
 
 
 def renewed(world: World) -> bool:

@@ -1,298 +1,245 @@
-"""Turns the event log into evidence: one look at one run."""
+"""Turns the event log into evidence: one look at one run, any past look again, and metrics over time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from understudy.errors import StoreError
+from understudy.events.fold import Checkpoint, Fold, Look
+from understudy.events.increment import Increment
+from understudy.events.query import EvidenceQuery, MetricQuery
+from understudy.events.totals import Series, Totals
+from understudy.stats.evidence import Evidence, Quality
+from understudy.store import Store, moments
 
-from understudy.events.reader import EventLog, LogState, event_log
-from understudy.stats.cells import ALL, Cell, Cells
-from understudy.stats.evidence import ArmQuality, Evidence, Quality, StageUnits
-from understudy.stats.losses import LABEL_KINDS, SERVED_KINDS, row_loss
-from understudy.stats.ratio import ArmMoments
-from understudy.stats.srm import Split
+__all__ = ["EvidenceQuery", "MetricQuery", "Replay", "Series", "collect", "evidence_at", "series", "traffic"]
 
-__all__ = ["EvidenceQuery", "MetricQuery", "collect"]
-
-ARMS = ("control", "challenger")
-MISSING = "(missing)"
+_ATTEMPTS = 20
+_KEPT = 4
 
 
-@dataclass(frozen=True)
-class MetricQuery:
-    """A metric to measure: its name, its kind, and for latency_over the limit in milliseconds."""
+class _Account:
+    """Sums of a run's stored increments, kept by a process between looks.
 
-    name: str
-    kind: str
-    limit_ms: float | None = None
-
-
-@dataclass(frozen=True)
-class EvidenceQuery:
-    """What to look for.
-
-    Attributes:
-        model: registered model name.
-        metrics: what to measure.
-        cohorts: names of the cohort columns; every value seen becomes a cohort of its own.
-        maturity: seconds of event time after which an event's outcome is certainly known, if it ever will be.
-        shares: planned shares per stage, ``{stage: {"control": .., "challenger": ..}}`` in any scale; units
-            seen in a stage that is not listed make the sample-ratio test alarm.
+    Args:
+        query: what is measured.
+        run_id: the run.
+        without: cohorts left out of "all".
     """
 
-    model: str
-    metrics: tuple[MetricQuery, ...]
-    cohorts: tuple[str, ...] = ()
-    maturity: float = 0.0
-    shares: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    def __init__(self, query: EvidenceQuery, run_id: str, without: Sequence[str] = ()) -> None:
+        self.query = query
+        self.run_id = run_id
+        self.seq = 0
+        self.looked_at = 0.0
+        self.totals = Totals(query, without)
+        self.quality = Quality()
 
-    def __post_init__(self) -> None:
-        for metric in self.metrics:
-            if metric.kind not in LABEL_KINDS | SERVED_KINDS:
-                known = sorted(LABEL_KINDS | SERVED_KINDS)
-                raise ValueError(f"kind of {metric.name!r} is {metric.kind!r}; it must be one of {known}")
-            if metric.kind == "latency_over" and metric.limit_ms is None:
-                raise ValueError(f"{metric.name!r} has no limit_ms; latency_over needs one")
-        if not self.maturity >= 0:
-            raise ValueError(f"maturity is {self.maturity!r}; it must be a number of seconds, zero or more")
+    def advance(self, store: Store, upto: int | None = None) -> list[Checkpoint]:
+        """Take in what was stored since, and return its checkpoints."""
+        with store.read() as connection:
+            stored = moments.load(connection, self.run_id, self.seq, upto)
+        checkpoints = []
+        for item in stored:
+            checkpoint = Checkpoint.from_dict(item.checkpoint)
+            if checkpoint.query != self.query.digest:
+                raise StoreError(
+                    f"Increment {item.seq} of run {self.run_id} measured something else than what is asked for now. A run's "
+                    "metrics, cohorts and maturity are frozen at its start; ask for those."
+                )
+            self.add(item.seq, item.at, Increment.unpack(item.body), Quality.from_dict(item.quality))
+            checkpoints.append(checkpoint)
+        return checkpoints
+
+    def add(self, seq: int, at: float, increment: Increment, quality: Quality) -> None:
+        """Take in one increment."""
+        self.totals.add(increment)
+        self.seq, self.looked_at, self.quality = seq, at, quality
+
+    def evidence(self, looked_at: float | None = None) -> Evidence:
+        """Return the evidence of the increments taken in so far."""
+        counted = self.totals.counted().tolist()
+        matured = self.quality.control.matured + self.quality.challenger.matured
+        quality = replace(
+            self.quality,
+            out_of_scale=self.totals.out_of_scale(),
+            without_value={
+                metric.name: max(matured - counted[index], 0)
+                for index, metric in enumerate(self.query.metrics)
+                if not metric.served
+            },
+        )
+        at = self.looked_at if looked_at is None else float(looked_at)
+        return Evidence(
+            self.query.model, self.run_id, at, self.totals.cells(), quality, self.seq, self.totals.latency()
+        )
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The run's served events of both arms, one entry each, in an order that does not depend on the files."""
+class _Progress:
+    """One process's way through a run: its fold, and sums with and without contained cohorts."""
 
-    arm: NDArray[np.int64]
-    stage: NDArray[np.int64]
-    unit: NDArray[np.int64]
-    matured: NDArray[np.bool_]
-    fallback: NDArray[np.bool_]
-    error: NDArray[np.bool_]
-    prediction: NDArray[np.float64]
-    latency_ms: NDArray[np.float64]
-    outcome: NDArray[np.float64]
-    cohorts: dict[str, tuple[NDArray[np.int64], list[str]]]
+    def __init__(self, events_dir: Path, query: EvidenceQuery, run_id: str) -> None:
+        self.lock = threading.RLock()
+        self.query = query
+        self.run_id = run_id
+        self.fold = Fold((events_dir / query.model).resolve(), query, run_id)
+        self.account = _Account(query, run_id)
+        self._others: OrderedDict[frozenset[str], _Account] = OrderedDict()
+
+    def look(self, store: Store, now: float) -> Look:
+        """Fold what is new and store it, unless another process was faster; then go on from what that one stored."""
+        for _ in range(_ATTEMPTS):
+            self.fold.catch_up(self.account.advance(store))
+            look = self.fold.look(now)
+            try:
+                if not look.new or self._store(store, look):
+                    return look
+            finally:
+                if self.account.seq != look.checkpoint.seq:
+                    self.fold.take_back()
+        raise StoreError(
+            f"{_ATTEMPTS} times in a row another process stored a look at run {self.run_id} first. Two guards watch one "
+            "run; end one of them."
+        )
+
+    def _store(self, store: Store, look: Look) -> bool:
+        at, quality, checkpoint = look.checkpoint.now, look.quality.to_dict(), look.checkpoint
+        body = look.increment.pack()
+        item = moments.StoredIncrement(self.run_id, checkpoint.seq, at, checkpoint.to_dict(), quality, body)
+        with store.write() as connection:
+            stored = moments.append(connection, item)
+        if stored:
+            self.fold.commit(look)
+            self.account.add(checkpoint.seq, at, look.increment, look.quality)
+        return stored
+
+    def summed(self, store: Store, without: Sequence[str]) -> _Account:
+        """Return the sums that leave some cohorts out of "all"."""
+        if not without:
+            return self.account
+        key = frozenset(without)
+        account = self._others.pop(key, None) or _Account(self.query, self.run_id, without)
+        self._others[key] = account
+        if len(self._others) > _KEPT:
+            self._others.popitem(last=False)
+        account.advance(store, self.account.seq)
+        return account
 
 
-def collect(events_dir: Path, experiment_view: EvidenceQuery, run_id: str, now: float) -> Evidence:
-    """Look at a run.
+_progress: OrderedDict[tuple[object, ...], _Progress] = OrderedDict()
+_progress_lock = threading.Lock()
+
+
+def _kept(store: Store, events_dir: Path, query: EvidenceQuery, run_id: str) -> _Progress:
+    """Return this process's progress; a forked child starts its own, because DuckDB does not survive a fork."""
+    key = (os.getpid(), str(store.engine.url), events_dir.resolve(), repr(query), run_id)
+    with _progress_lock:
+        found = _progress.pop(key, None) or _Progress(events_dir, query, run_id)
+        _progress[key] = found
+        if len(_progress) > _KEPT:
+            _progress.popitem(last=False)
+        return found
+
+
+def collect(
+    store: Store,
+    events_dir: Path,
+    query: EvidenceQuery,
+    run_id: str,
+    now: float,
+    without: Sequence[str] = (),
+) -> Evidence:
+    """Look at a run: fold what became countable since the last look, store it, and return what is known by now.
 
     Metrics of served events count every event of the challenger and control arms. Metrics that need an
     outcome count an event only once it is older, in event time, than the maturity window: otherwise quickly
     known outcomes (an early landing) would be over-represented. Matured events without an outcome are counted
-    as missing.
+    as missing. An event that was counted stays counted as it was; an outcome that comes late is in a later increment.
 
     Args:
+        store: where increments are kept; looks of several processes at once agree through it.
         events_dir: root of the event log.
-        experiment_view: what to look for.
+        query: what to look for.
         run_id: the run whose events count.
         now: wall clock of the look; whatever was received later is not in it.
+        without: cohorts like ``"origin=JFK"`` that are left out of "all", at every stage.
 
     Returns:
         Evidence; without any event it is empty and every interval from it is undetermined.
+
+    Raises:
+        StoreError: the store does not answer, or holds increments of other metrics.
     """
-    log = event_log(events_dir, experiment_view.model)
-    with log.lock:
-        state = log.refresh()
-        facts = _facts(log, run_id, now)
-        rows = _load(log, experiment_view, run_id, now, facts)
-    stages = sorted(set(rows.stage.tolist()))
-    cells = Cells.stack(list(_cells(rows, experiment_view, stages)), stages)
-    quality = _quality(rows, experiment_view.shares, stages, facts, state)
-    return Evidence(experiment_view.model, run_id, float(now), cells, quality)
+    progress = _kept(store, events_dir, query, run_id)
+    with progress.lock:
+        look = progress.look(store, now)
+        evidence = progress.summed(store, without).evidence(now)
+        files = {
+            name: getattr(look.quality, name) for name in ("torn_lines", "invalid_lines", "lost_segments")
+        }
+        return replace(evidence, quality=replace(evidence.quality, **files))
 
 
-_FACTS = """
-SELECT count(*) - count(DISTINCT event_id) AS duplicates, max(received_at) AS newest_received_at,
-       max(event_time) AS watermark,
-       count(*) FILTER (arm IN ('control', 'challenger') AND (unit IS NULL OR unit = '')) AS without_unit
-FROM requests WHERE run = $run AND received_at <= $now
-"""
+class Replay:
+    """Past looks of a run, from the store alone. Asked in the order they were made, each costs only what it added.
 
-# The first received line of an event id wins. Sorting makes sums independent of the order of files.
-_SERVED = """
-WITH mine AS (
-    SELECT * FROM requests WHERE run = $run AND received_at <= $now {first_of_each}
-), known AS (
-    SELECT event_id, arg_min(outcome, received_at) AS outcome FROM outcomes
-    WHERE received_at <= $now AND isfinite(outcome) GROUP BY event_id
-)
-SELECT CASE arm WHEN 'control' THEN 0 ELSE 1 END AS arm, stage, dense_rank() OVER (ORDER BY unit) AS unit,
-       event_time <= $ripe AS matured, coalesce(fallback, false) AS fallback, error IS NOT NULL AS error,
-       coalesce(prediction, 'nan') AS prediction, coalesce(latency_ms, 'nan') AS latency_ms,
-       coalesce(outcome, 'nan') AS outcome {cohorts}
-FROM mine LEFT JOIN known USING (event_id)
-WHERE arm IN ('control', 'challenger') AND stage >= 1 AND unit <> ''
-ORDER BY unit, received_at, event_id
-"""
-_FIRST = "QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY received_at, rowid) = 1"
-_VALUES = """
-SELECT DISTINCT coalesce(cohorts[$name], $missing) AS value FROM requests
-WHERE run = $run AND arm IN ('control', 'challenger') AND received_at <= $now ORDER BY value
-"""
-
-
-def _facts(log: EventLog, run_id: str, now: float) -> dict[str, Any]:
-    cursor = log.connection.execute(_FACTS, {"run": run_id, "now": now})
-    names = [column[0] for column in cursor.description]
-    return dict(zip(names, cursor.fetchone() or (), strict=True))
-
-
-def _load(log: EventLog, view: EvidenceQuery, run_id: str, now: float, facts: Mapping[str, Any]) -> _Rows:
-    window = {"run": run_id, "now": now}
-    values: dict[str, list[str]] = {}
-    parameters: dict[str, Any] = {**window, "ripe": (facts["watermark"] or 0.0) - view.maturity}
-    columns = ""
-    for index, name in enumerate(view.cohorts):
-        found = log.connection.execute(_VALUES, {**window, "name": name, "missing": MISSING}).fetchall()
-        values[name] = [str(row[0]) for row in found]
-        value = f"coalesce(cohorts[$name{index}], '{MISSING}')"
-        columns += f", list_position($values{index}, {value}) - 1 AS cohort{index}"
-        parameters |= {f"values{index}": values[name], f"name{index}": name}
-    # Windows over all lines are the dearest part of a look, and repeats are rare.
-    sql = _SERVED.format(first_of_each=_FIRST if facts["duplicates"] else "", cohorts=columns)
-    got = log.connection.execute(sql, parameters).fetchnumpy()
-    arrays = {name: np.asarray(np.ma.getdata(column)) for name, column in got.items()}
-    codes = [arrays.pop(f"cohort{index}").astype(np.int64) for index in range(len(view.cohorts))]
-    cohorts = {name: (code, values[name]) for name, code in zip(view.cohorts, codes, strict=True)}
-    return _Rows(
-        cohorts=cohorts, **{name: column.astype(_KINDS.get(name, float)) for name, column in arrays.items()}
-    )
-
-
-_KINDS: dict[str, type] = {
-    "arm": int,
-    "stage": int,
-    "unit": int,
-    "matured": bool,
-    "fallback": bool,
-    "error": bool,
-}
-
-
-def _losses(rows: _Rows, metric: MetricQuery) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return the loss of each event on the harm scale, and which events the metric counts."""
-    every = np.ones(rows.arm.shape, dtype=bool)
-    if metric.kind == "error_rate":
-        return (_failed(rows) | rows.fallback).astype(float), every
-    if metric.kind == "latency_over":
-        slow = (rows.latency_ms > (metric.limit_ms or 0.0)).astype(float)
-        return np.where(np.isfinite(rows.latency_ms), slow, np.nan), every
-    return row_loss(metric.kind, rows.prediction, rows.outcome), rows.matured & np.isfinite(rows.outcome)
-
-
-def _failed(rows: _Rows) -> NDArray[np.bool_]:
-    """An answer that is not a number is an error, whether or not the server noticed."""
-    return rows.error | ~np.isfinite(rows.prediction)
-
-
-def _cells(rows: _Rows, view: EvidenceQuery, stages: list[int]) -> Iterator[Cell]:
-    """Yield the moments of every metric in every cohort, the overall one first."""
-    losses = [_losses(rows, metric) for metric in view.metrics]
-    stage = np.searchsorted(np.asarray(stages, dtype=np.int64), rows.stage)
-    everyone = np.ones(rows.arm.shape, dtype=bool)
-    groups = [(ALL, everyone)]
-    for name, (codes, values) in rows.cohorts.items():
-        groups += [(f"{name}={value}", codes == code) for code, value in enumerate(values)]
-    for cohort, inside in groups:
-        picked = [np.flatnonzero(inside & (rows.arm == arm)) for arm in range(2)]
-        units = [np.unique(rows.unit[index], return_inverse=True)[1] for index in picked]
-        for metric, (loss, counted) in zip(view.metrics, losses, strict=True):
-            arms = [
-                _moments(loss[index], counted[index], unit, stage[index], stages)
-                for index, unit in zip(picked, units, strict=True)
-            ]
-            yield Cell(metric.name, metric.kind, cohort, *arms)
-
-
-def _moments(
-    loss: NDArray[np.float64],
-    counted: NDArray[np.bool_],
-    unit: NDArray[np.int64],
-    stage: NDArray[np.int64],
-    stages: list[int],
-) -> ArmMoments:
-    finite = np.isfinite(loss)
-    keep = counted & finite
-    shape = (int(unit.max()) + 1 if unit.size else 0, len(stages))
-    cell = (unit * shape[1] + stage)[keep]
-    numerator = np.bincount(cell, loss[keep], shape[0] * shape[1]).reshape(shape)
-    denominator = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
-    return ArmMoments.from_units(numerator, denominator, stages, int((counted & ~finite).sum()))
-
-
-def _quality(
-    rows: _Rows,
-    shares: Mapping[int, Mapping[str, float]],
-    stages: list[int],
-    facts: Mapping[str, Any],
-    state: LogState,
-) -> Quality:
-    per_stage = tuple(_stage_units(rows, stage, shares.get(stage)) for stage in stages)
-    return Quality(
-        control=_arm_quality(rows, 0),
-        challenger=_arm_quality(rows, 1),
-        stages=per_stage,
-        splits=tuple(_splits(rows, shares, stages)),
-        multi_arm_units=sum(stage.both for stage in per_stage),
-        without_unit=int(facts["without_unit"]),
-        duplicates=int(facts["duplicates"]),
-        newest_received_at=facts["newest_received_at"],
-        watermark=facts["watermark"],
-        torn_lines=state.torn_lines,
-        invalid_lines=state.invalid_lines,
-    )
-
-
-def _arm_quality(rows: _Rows, arm: int) -> ArmQuality:
-    mine = rows.arm == arm
-    labelled = np.isfinite(rows.outcome)
-
-    def count(*conditions: NDArray[np.bool_]) -> int:
-        return int(np.logical_and.reduce((mine, *conditions)).sum())
-
-    return ArmQuality(
-        units=len(np.unique(rows.unit[mine])),
-        events=count(),
-        matured=count(rows.matured),
-        labelled=count(rows.matured, labelled),
-        missing=count(rows.matured, ~labelled),
-        early=count(~rows.matured, labelled),
-        errors=count(_failed(rows)),
-        fallbacks=count(rows.fallback),
-        non_finite=count(~np.isfinite(rows.prediction), ~rows.error),
-    )
-
-
-def _stage_units(rows: _Rows, stage: int, shares: Mapping[str, float] | None) -> StageUnits:
-    control, challenger = (
-        np.unique(rows.unit[(rows.stage == stage) & (rows.arm == arm)]) for arm in range(2)
-    )
-    both = len(np.intersect1d(control, challenger, assume_unique=True))
-    planned = [None if shares is None else float(shares[arm]) for arm in ARMS]
-    return StageUnits(stage, len(control), len(challenger), planned[0], planned[1], both)
-
-
-def _splits(rows: _Rows, shares: Mapping[int, Mapping[str, float]], stages: list[int]) -> Iterator[Split]:
-    """Yield unit counts per proportion of shares, each unit once, in the arm of its first event there.
-
-    Units stay in their arm while a ladder grows, so counting them again at each stage would count one
-    coincidence again and again.
+    Args:
+        store: where increments are kept.
+        query: what was looked for.
+        run_id: the run.
     """
-    parts: list[tuple[float, list[int], tuple[float, ...]]] = []
-    for stage in stages:
-        planned = tuple(float(shares[stage][arm]) for arm in ARMS) if stage in shares else (0.0, 0.0)
-        proportion = planned[1] / sum(planned) if sum(planned) > 0 else -1.0
-        if parts and abs(parts[-1][0] - proportion) < 1e-9:
-            parts[-1][1].append(stage)
-        else:
-            parts.append((proportion, [stage], planned))
-    for _, members, planned in parts:
-        inside = np.isin(rows.stage, members)
-        _, first = np.unique(rows.unit[inside], return_index=True)
-        counts = np.bincount(rows.arm[inside][first], minlength=2)
-        yield Split(tuple(members), tuple(int(c) for c in counts), planned)
+
+    def __init__(self, store: Store, query: EvidenceQuery, run_id: str) -> None:
+        self._store, self._query, self._run_id = store, query, run_id
+        self._accounts: dict[frozenset[str], _Account] = {}
+
+    def at(self, seq: int, without: Sequence[str] = ()) -> Evidence:
+        """Return the evidence of one look again.
+
+        Args:
+            seq: the look's :attr:`~understudy.stats.evidence.Evidence.seq`.
+            without: the cohorts that were left out of "all".
+
+        Raises:
+            StoreError: increments are missing, or measured something else.
+        """
+        key = frozenset(without)
+        account = self._accounts.get(key)
+        if account is None or account.seq > seq:
+            account = self._accounts[key] = _Account(self._query, self._run_id, without)
+        account.advance(self._store, seq)
+        return account.evidence()
+
+
+def evidence_at(
+    store: Store, query: EvidenceQuery, run_id: str, seq: int, without: Sequence[str] = ()
+) -> Evidence:
+    """Return the evidence of one past look again, from the store alone; see `Replay`."""
+    return Replay(store, query, run_id).at(seq, without)
+
+
+def traffic(store: Store, query: EvidenceQuery, run_id: str) -> dict[tuple[str, ...], float]:
+    """Return how many events of both arms came per combination of cohort values, as stored so far.
+
+    Raises:
+        StoreError: increments are missing, or measured something else.
+    """
+    account = _Account(query, run_id)
+    account.advance(store)
+    return account.totals.traffic()
+
+
+def series(store: Store, query: EvidenceQuery, run_id: str) -> list[Series]:
+    """Return every metric over the hours of event time, by arm, as stored so far.
+
+    Raises:
+        StoreError: increments are missing, or measured something else.
+    """
+    account = _Account(query, run_id)
+    account.advance(store)
+    return account.totals.series()

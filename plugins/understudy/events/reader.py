@@ -1,8 +1,8 @@
 """Reads the event log: every complete line once, torn and invalid lines counted, nothing parsed twice.
 
 A look at a running experiment comes every few seconds, while the log only grows at its ends. `EventLog`
-therefore keeps what it has parsed in an in-memory DuckDB and, on each refresh, reads only the bytes that were
-added since. A line counts once its newline is there: what follows the last newline was never acknowledged.
+therefore remembers how far it has read and, on each refresh, parses only the bytes that were added since. What it parsed
+it hands over and forgets. A line counts once its newline is there: what follows the last newline was never acknowledged.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
 import pandas as pd
 
-__all__ = ["EventLog", "LogState", "event_log", "exposed_units", "mirrored_requests", "recent_requests"]
+__all__ = ["EventLog", "LogState", "exposed_units", "mirrored_requests", "recent_requests"]
 
 _CHUNK = 64 * 1024 * 1024
 
@@ -36,10 +36,12 @@ _REQUEST_FIELDS = {
     "prediction": "DOUBLE",
     "error": "VARCHAR",
     "latency_ms": "DOUBLE",
+    "cpu_ms": "DOUBLE",
 }
 _OUTCOME_FIELDS = {
     "event_id": "VARCHAR",
     "outcome": "DOUBLE",
+    "values": "MAP(VARCHAR, DOUBLE)",
     "occurred_at": "DOUBLE",
     "received_at": "DOUBLE",
 }
@@ -75,11 +77,18 @@ class _Segment:
     torn: bool = False
 
 
+@dataclass(frozen=True)
+class Position:
+    """How far a log had been read at one moment."""
+
+    segments: Mapping[Path, _Segment]
+    invalid: int
+
+
 class EventLog:
     """The requests and outcomes of one model, parsed incrementally. Safe to call from several threads.
 
-    Tables ``requests`` and ``outcomes`` hold every valid line, repeats included; readers keep the first
-    received.
+    Tables ``requests`` and ``outcomes`` take in every valid line, repeats included; whoever has used a line may delete it.
 
     Args:
         folder: the model's folder in the event log; it may not exist yet.
@@ -88,6 +97,7 @@ class EventLog:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.lock = threading.RLock()
+        self.restarts = 0
         self._invalid = 0
         self._segments: dict[Path, _Segment] = {}
         self.connection = duckdb.connect(":memory:")
@@ -99,19 +109,41 @@ class EventLog:
             columns = ", ".join(f"{name} {kind}" for name, kind in fields.items())
             self.connection.execute(f"CREATE OR REPLACE TABLE {table} ({columns})")
 
-    def refresh(self) -> LogState:
-        """Take in everything written since the last refresh."""
+    def refresh(self, upto: Mapping[str, int] | None = None) -> LogState:
+        """Take in everything written since the last refresh.
+
+        Args:
+            upto: read no segment further than this, in bytes, and none that is not named; see :attr:`offsets`.
+        """
         with self.lock:
             if self._rewritten():
                 # Append-only was broken (a restored or deleted file): the only honest answer is to start
                 # again.
                 self._segments, self._invalid = {}, 0
                 self._create_tables()
+                self.restarts += 1
             for table in _TABLES:
                 for path in sorted((self.folder / table).glob("*.jsonl")):
-                    self._take(table, path)
+                    self._take(table, path, None if upto is None else upto.get(self._name(path), 0))
             torn = sum(segment.torn for segment in self._segments.values())
             return LogState(torn, self._invalid, len(self._segments))
+
+    @property
+    def offsets(self) -> dict[str, int]:
+        """How far each segment has been read, in bytes."""
+        return {self._name(path): segment.offset for path, segment in self._segments.items()}
+
+    def position(self) -> Position:
+        """Return where reading stands, for :meth:`return_to`."""
+        return Position({path: replace(segment) for path, segment in self._segments.items()}, self._invalid)
+
+    def return_to(self, position: Position) -> None:
+        """Read on from an earlier position; the tables are the caller's to take back."""
+        self._segments = {path: replace(segment) for path, segment in position.segments.items()}
+        self._invalid = position.invalid
+
+    def _name(self, path: Path) -> str:
+        return f"{path.parent.name}/{path.name}"
 
     def _rewritten(self) -> bool:
         for path, segment in self._segments.items():
@@ -123,16 +155,20 @@ class EventLog:
                 return True
         return False
 
-    def _take(self, table: str, path: Path) -> None:
+    def _take(self, table: str, path: Path, limit: int | None) -> None:
         segment = self._segments.get(path)
         if segment is not None and path.stat().st_size == segment.offset:
             segment.torn = False
+            return
+        if limit is not None and (segment.offset if segment else 0) >= limit:
             return
         with path.open("rb") as stream:
             segment = segment or self._segments.setdefault(path, _Segment(os.fstat(stream.fileno()).st_ino))
             stream.seek(segment.offset)
             tail = b""
-            while block := stream.read(_CHUNK):
+            while block := stream.read(
+                _CHUNK if limit is None else max(min(_CHUNK, limit - stream.tell()), 0)
+            ):
                 data = tail + block
                 end = data.rfind(b"\n") + 1
                 tail = data[end:]
@@ -147,28 +183,10 @@ class EventLog:
         valid = " AND ".join(_REQUIRED[table])
         values = ", ".join(_STORED.get(name, name) for name in fields)
         with _Spooled(data) as path:
-            before = self._count(table)
-            sql = f"INSERT INTO {table} SELECT {values} FROM {_parsed(path, fields)} WHERE {valid}"  # noqa: S608
-            self.connection.execute(sql)
+            sql = f"INSERT INTO {table} SELECT {values} FROM {_parsed(path, fields)} WHERE {valid}"
+            (kept,) = self.connection.execute(sql).fetchone() or (0,)
         lines = sum(1 for line in data.split(b"\n") if line.strip())
-        self._invalid += lines - (self._count(table) - before)
-
-    def _count(self, table: str) -> int:
-        row = self.connection.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608
-        return int(row[0]) if row else 0
-
-
-_logs: dict[tuple[int, Path], EventLog] = {}
-_logs_lock = threading.Lock()
-
-
-def event_log(events_dir: Path, model: str) -> EventLog:
-    """Return this process's log of a model; a forked child starts its own, because DuckDB does not survive a fork."""
-    key = (os.getpid(), (events_dir / model).resolve())
-    with _logs_lock:
-        if key not in _logs:
-            _logs[key] = EventLog(key[1])
-        return _logs[key]
+        self._invalid += lines - int(kept)
 
 
 def exposed_units(events_dir: Path, model: str, run_id: str) -> tuple[int, int]:
@@ -182,15 +200,18 @@ def exposed_units(events_dir: Path, model: str, run_id: str) -> tuple[int, int]:
     Returns:
         Exposed units and all units; both 0 when nothing was logged.
     """
-    log = event_log(events_dir, model)
-    with log.lock:
-        log.refresh()
-        row = log.connection.execute(
-            """SELECT count(DISTINCT unit) FILTER (WHERE arm = 'challenger' AND NOT fallback), count(DISTINCT unit)
-               FROM requests WHERE run = ?""",
-            [run_id],
-        ).fetchone()
-    return (int(row[0]), int(row[1])) if row else (0, 0)
+    fields = {name: _REQUEST_FIELDS[name] for name in ("event_id", "run", "arm", "fallback", "unit")}
+    seen: set[str] = set()
+    exposed: set[str] = set()
+    for data in _complete(events_dir / model / "requests"):
+        with duckdb.connect(":memory:") as connection, _Spooled(data) as spool:
+            sql = f"""
+                SELECT unit, bool_or(arm = 'challenger' AND NOT coalesce(fallback, false))
+                FROM {_parsed(spool, fields)} WHERE run = ? AND unit <> '' GROUP BY unit"""
+            found = connection.execute(sql, [run_id]).fetchall()
+        seen.update(unit for unit, _ in found)
+        exposed.update(unit for unit, saw in found if saw)
+    return len(exposed), len(seen)
 
 
 def recent_requests(events_dir: Path, model: str, limit: int, since: float | None = None) -> pd.DataFrame:
@@ -232,20 +253,31 @@ def mirrored_requests(events_dir: Path, model: str, run_id: str) -> pd.DataFrame
     Returns:
         Columns ``champion`` and ``challenger`` (predictions, NaN where there is none); one row per event id.
     """
-    log = event_log(events_dir, model)
-    lines = b"".join(
-        data[: data.rfind(b"\n") + 1]
-        for data in (path.read_bytes() for path in sorted((events_dir / model / "mirrors").glob("*.jsonl")))
-    )
-    fields = {"event_id": "VARCHAR", "run": "VARCHAR", "prediction": "DOUBLE"}
-    with log.lock, _Spooled(lines) as spool:
-        log.refresh()
-        sql = f"""
-            SELECT any_value(requests.prediction) AS champion, any_value(mirrored.prediction) AS challenger
-            FROM {_parsed(spool, fields)} AS mirrored JOIN requests USING (event_id)
-            WHERE mirrored.run = ? AND requests.arm <> 'challenger' GROUP BY event_id"""  # noqa: S608
-        frame: pd.DataFrame = log.connection.execute(sql, [run_id]).df() if lines else pd.DataFrame()
+    mirrored = {"event_id": "VARCHAR", "run": "VARCHAR", "prediction": "DOUBLE"}
+    answered = {"event_id": "VARCHAR", "arm": "VARCHAR", "prediction": "DOUBLE"}
+    with duckdb.connect(":memory:") as connection:
+        connection.execute("CREATE TABLE mirrored (event_id VARCHAR, challenger DOUBLE)")
+        connection.execute("CREATE TABLE answered (event_id VARCHAR, champion DOUBLE)")
+        for data in _complete(events_dir / model / "mirrors"):
+            with _Spooled(data) as spool:
+                sql = f"INSERT INTO mirrored SELECT event_id, prediction FROM {_parsed(spool, mirrored)} WHERE run = ?"
+                connection.execute(sql, [run_id])
+        for data in _complete(events_dir / model / "requests"):
+            with _Spooled(data) as spool:
+                connection.execute(f"""
+                    INSERT INTO answered SELECT event_id, prediction FROM {_parsed(spool, answered)}
+                    WHERE arm <> 'challenger' AND event_id IN (SELECT event_id FROM mirrored)""")
+        frame: pd.DataFrame = connection.execute("""
+            SELECT any_value(champion) AS champion, any_value(challenger) AS challenger
+            FROM mirrored JOIN answered USING (event_id) GROUP BY event_id""").df()
     return frame if len(frame) else pd.DataFrame({"champion": [], "challenger": []}, dtype=float)
+
+
+def _complete(folder: Path) -> Iterator[bytes]:
+    """Yield the complete lines of each segment."""
+    for path in sorted(folder.glob("*.jsonl")):
+        data = path.read_bytes()
+        yield data[: data.rfind(b"\n") + 1]
 
 
 def _newest_first(folder: Path) -> Iterator[tuple[Path, float]]:
@@ -262,7 +294,7 @@ def _segment_rows(path: Path, fields: dict[str, str], limit: int, since: float |
         sql = f"""
             SELECT * FROM {_parsed(spool, fields)}
             WHERE event_id <> '' AND isfinite(received_at) AND json_type(features) = 'OBJECT' AND received_at >= ?
-            ORDER BY received_at DESC, event_id LIMIT ?"""  # noqa: S608
+            ORDER BY received_at DESC, event_id LIMIT ?"""
         # Twice as many, because repeats of an event id take some away.
         since = float("-inf") if since is None else since
         rows: pd.DataFrame = connection.execute(sql, [since, 2 * limit]).df()

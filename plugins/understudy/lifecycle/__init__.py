@@ -3,7 +3,8 @@
 from understudy.lifecycle.check_data import check_data
 from understudy.lifecycle.compare import compare
 from understudy.lifecycle.evaluate import evaluate
-from understudy.lifecycle.expose import abort, conclude_stage, look, raise_exposure
+from understudy.lifecycle.expose import abort, conclude_stage, raise_exposure
+from understudy.lifecycle.guard import look
 from understudy.lifecycle.preregister import begin
 from understudy.lifecycle.promote import promote
 from understudy.lifecycle.report import report

@@ -2,57 +2,71 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from typing import Any
 
 from understudy import policy
-from understudy.lifecycle.expose import gather
-from understudy.lifecycle.session import Passage, session
+from understudy.lifecycle import forecast
+from understudy.lifecycle.evidence import gather
+from understudy.lifecycle.exposed import registered_cohorts
+from understudy.lifecycle.provenance import core_digest
+from understudy.lifecycle.session import session
 from understudy.stats.cells import ALL
-from understudy.stats.evidence import Evidence
-from understudy.store import records
+from understudy.store import exposures, records
 from understudy.tracking import StepRecord
 from understudy.verdicts import Outcome, Verdict, worst_of
 
 __all__ = ["ONLINE_RESULT", "compare"]
 
 ONLINE_RESULT = "online_result"
-"""Name under which the ship rule's verdict is kept with the whole evidence."""
+"""Name under which the ship rule's verdict is kept, with what it was made from."""
 
 
 def compare(run_id: str) -> dict[str, Any]:
     """Decide by the ship rule whether the run may be promoted, and score the offline forecast.
 
     Raises:
-        StepNotPassed: The primary has not won online, or a guardrail is not proven tolerable.
+        StepNotPassed: The primary has not won online, a guardrail is not proven tolerable, or a cohort was contained.
     """
     passage = session().passage(run_id)
-    now = passage.session.store.clock()
-    evidence = gather(passage, now)
-    last = passage.previous(f"stage_{len(passage.experiment.stages)}")
-    ladder = _ladder(last)
-    shipped = policy.compare_online(passage.experiment, evidence)
-    forecast = _forecast(passage, evidence)
+    doors = passage.session
+    now = doors.store.clock()
+    with doors.store.read() as connection:
+        exposed = exposures.find(connection, passage.run.model)
+    contained = exposed.contained if exposed and exposed.run_id == run_id else ()
+    cohorts = tuple(dict.fromkeys((*registered_cohorts(passage), *contained)))
+    evidence = gather(passage, now, contained)
+    ladder = _ladder(passage.previous(f"stage_{len(passage.experiment.stages)}"))
+    shipped = policy.compare_online(passage.experiment, evidence, cohorts=cohorts, contained=contained)
+    cells = forecast.by_cohort(passage, evidence)
+    found = forecast.explained(passage, evidence, cells)
     folded = worst_of([ladder, shipped], shipped.sentence)
     verdict = Verdict(
         folded.outcome,
         folded.reason,
-        f"{folded.sentence} {_held(forecast)}".strip(),
-        {"forecast": forecast, "evidence_digest": evidence.digest},
+        f"{folded.sentence} {forecast.sentence_of(cells, found)}".strip(),
+        {"forecast": cells, "explained": found, "evidence_digest": evidence.digest},
         folded.metric,
         folded.cohort,
         (ladder, *shipped.parts),
+        change=shipped.change,
     )
-    with passage.session.store.write() as connection:
-        records.record_verdict(
-            connection, run_id, ONLINE_RESULT, shipped, evidence=evidence.to_dict(), at=now
-        )
-    primary = forecast.get(ALL, {})
+    kept = {
+        "seq": evidence.seq,
+        "quality": evidence.quality.to_dict(),
+        "digest": evidence.digest,
+        "cohorts": list(cohorts),
+        "contained": list(contained),
+        "core": core_digest(),
+    }
+    with doors.store.write() as connection:
+        records.record_verdict(connection, run_id, ONLINE_RESULT, shipped, evidence=kept, at=now)
+    primary = cells.get(ALL, {})
     metrics = {
         f"{side}.{ALL}": -primary[side] for side in ("offline", "online") if primary.get(side) is not None
     }
     return passage.conclude(
-        "compare", verdict, StepRecord(metrics=metrics, artifacts={"offline_online.csv": _table(forecast)})
+        "compare", verdict, StepRecord(metrics=metrics, artifacts={"offline_online.csv": _table(cells)})
     )
 
 
@@ -66,46 +80,9 @@ def _ladder(last: Verdict | None) -> Verdict:
     return Verdict(Outcome.PASS, "ladder_climbed", "Every stage has passed.")
 
 
-def _forecast(passage: Passage, evidence: Evidence) -> dict[str, dict[str, Any]]:
-    """Return offline and online harm of the primary side by side, for everyone and by cohort."""
-    offline = passage.previous("evaluate")
-    expected = offline.evidence.get("forecast", {}) if offline else {}
-    found = {}
-    for cell in evidence.cells:
-        if cell.metric != passage.experiment.primary.name or cell.cohort not in expected:
-            continue
-        online = policy.online_interval(passage.experiment, cell)
-        forecast = expected[cell.cohort]
-        found[cell.cohort] = {
-            "offline": forecast["estimate"],
-            "offline_lower": forecast["lower"],
-            "offline_upper": forecast["upper"],
-            "online": online.estimate,
-            "online_lower": online.lower,
-            "online_upper": online.upper,
-            "held": _compatible(forecast, online.estimate, online.se),
-        }
-    return found
-
-
-def _compatible(forecast: dict[str, Any], online: float | None, online_se: float | None) -> bool | None:
-    """Tell whether offline and online differ by no more than their noise explains (two standard errors)."""
-    if forecast["estimate"] is None or forecast["se"] is None or online is None or online_se is None:
-        return None
-    return bool(abs(forecast["estimate"] - online) <= 2 * math.hypot(forecast["se"], online_se))
-
-
-def _held(forecast: dict[str, dict[str, Any]]) -> str:
-    overall = forecast.get(ALL)
-    if not overall or overall["held"] is None:
-        return "The offline forecast cannot be compared."
-    word = "held" if overall["held"] else "did not hold"
-    return f"The offline forecast {word}: {-overall['offline']:.4g} expected, {-overall['online']:.4g} found."
-
-
-def _table(forecast: dict[str, dict[str, Any]]) -> str:
+def _table(cells: Mapping[str, Mapping[str, Any]]) -> str:
     names = ("offline", "offline_lower", "offline_upper", "online", "online_lower", "online_upper", "held")
     lines = [",".join(("cohort", *names))]
-    for cohort, row in forecast.items():
+    for cohort, row in cells.items():
         lines.append(",".join([cohort, *("" if row[name] is None else str(row[name]) for name in names)]))
     return "\n".join(lines) + "\n"

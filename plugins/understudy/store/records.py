@@ -16,12 +16,17 @@ __all__ = [
     "RecordedVerdict",
     "accept_starts",
     "accepted_starts",
+    "newest_look",
     "newest_of_each_step",
     "record_verdict",
     "rollback_point",
     "save_rollback_point",
     "verdicts_of",
 ]
+
+
+_CONCLUSIONS = 20
+"""More often than this no stage is concluded again after its last look."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,15 @@ def verdicts_of(
         query.order_by(schema.verdicts.c.id.desc()).limit(newest)
     ).all()
     return [_recorded(row) for row in reversed(rows)]
+
+
+def newest_look(connection: Connection, run_id: str) -> RecordedVerdict | None:
+    """Return the last look of a run's guard, at whatever stage; None before the first."""
+    table = schema.verdicts
+    query = sa.select(table).where(table.c.run_id == run_id, table.c.decision.is_not(None))
+    # The verdict that ends a stage has a decision too, but no evidence; it follows its last look.
+    newest = connection.execute(query.order_by(table.c.id.desc()).limit(_CONCLUSIONS))
+    return next((found for found in map(_recorded, newest) if found.is_look), None)
 
 
 def newest_of_each_step(connection: Connection, run_id: str) -> list[RecordedVerdict]:

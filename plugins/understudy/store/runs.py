@@ -25,6 +25,7 @@ __all__ = [
     "latest",
     "set_mlflow_run",
     "set_state",
+    "since",
 ]
 
 
@@ -179,6 +180,12 @@ def latest(connection: Connection, model: str, limit: int = 20) -> list[Run]:
     query = sa.select(schema.runs).where(schema.runs.c.model == model)
     newest = query.order_by(schema.runs.c.created_at.desc(), schema.runs.c.run_id.desc()).limit(limit)
     return [_run(row) for row in connection.execute(newest)]
+
+
+def since(connection: Connection, model: str, at: float) -> list[Run]:
+    """Return the runs of a model that were started at or after a time, newest first."""
+    query = sa.select(schema.runs).where(schema.runs.c.model == model, schema.runs.c.created_at >= at)
+    return [_run(row) for row in connection.execute(query.order_by(schema.runs.c.created_at.desc()))]
 
 
 def set_mlflow_run(connection: Connection, run_id: str, mlflow_run_id: str) -> None:

@@ -8,6 +8,7 @@ __all__ = [
     "exposures",
     "ledger",
     "metadata",
+    "moments",
     "outbox",
     "registry_starts",
     "rollback_points",
@@ -70,6 +71,18 @@ verdicts = sa.Table(
     sa.Column("body", sa.JSON, nullable=False),
     sa.Column("evidence", sa.JSON),
     sa.Column("at", sa.Float, nullable=False),
+)
+
+# Append-only: evidence of any past look is the sum of a run's increments up to it.
+moments = sa.Table(
+    "moments",
+    metadata,
+    sa.Column("run_id", sa.String(200), primary_key=True),
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("checkpoint", sa.JSON, nullable=False),
+    sa.Column("quality", sa.JSON, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
 )
 
 rollback_points = sa.Table(
