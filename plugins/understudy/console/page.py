@@ -186,7 +186,10 @@ def _everyone(state: Mapping[str, Any]) -> str:
 
 
 def _seen(state: Mapping[str, Any]) -> str:
-    return f"Version {state['challenger']} answers {_challenger_share(state['percent']):g} % of units."
+    seen = f"Version {state['challenger']} answers {_challenger_share(state['percent']):g} % of units."
+    if state["contained"]:
+        seen += f" {', '.join(state['contained'])} went back to version {state['champion']} alone, because it was harmed."
+    return seen
 
 
 def _challenger_share(percent: float) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from understudy.stats.cells import ALL
 from understudy.store.records import RecordedVerdict
 
-__all__ = ["harm_over_time", "offline_and_online"]
+__all__ = ["harm_over_time", "offline_and_online", "past_runs"]
 
 _WIDTH, _HEIGHT, _POINTS = 640, 240, 300
 _HARM, _CALM = "#b3261e", "#1f5f8b"
@@ -124,6 +124,43 @@ def offline_and_online(forecast: Mapping[str, Mapping[str, Any]]) -> str:
     bars = base.mark_rule(clip=True).encode(x=alt.X("lower:Q", title=title, scale=scale), x2="upper:Q")
     points = base.mark_point(filled=True, size=45, clip=True).encode(x=alt.X("harm:Q", scale=scale))
     return _svg(alt.layer(bars, points, *_levels("x", None)).properties(width=_WIDTH))
+
+
+def past_runs(transfer: Mapping[str, Any]) -> str:
+    """Draw offline against online harm of the model's finished runs, with the line through them where there is one.
+
+    Args:
+        transfer: `understudy.stats.transfer.Transfer.to_dict()`.
+
+    Returns:
+        SVG text; empty without a finished run.
+    """
+    points = transfer.get("points") or []
+    if not points:
+        return ""
+    import altair as alt
+    import pandas as pd
+
+    names = ("offline", "offline_se", "online", "online_se")
+    frame = pd.DataFrame([dict(zip(names, point, strict=True)) for point in points])
+    for side in ("offline", "online"):
+        frame[f"{side}_lower"] = frame[side] - 2 * frame[f"{side}_se"]
+        frame[f"{side}_upper"] = frame[side] + 2 * frame[f"{side}_se"]
+    base = alt.Chart(frame)
+    x, y = alt.X("offline:Q", title="offline harm"), alt.Y("online:Q", title="online harm")
+    layers = [
+        base.mark_rule(color="#8a8a8a").encode(x=x, y="online_lower:Q", y2="online_upper:Q"),
+        base.mark_rule(color="#8a8a8a").encode(y=y, x="offline_lower:Q", x2="offline_upper:Q"),
+        base.mark_point(filled=True, size=50, color=_CALM).encode(x=x, y=y),
+    ]
+    line = transfer.get("line")
+    if line:
+        ends = [frame["offline"].min(), frame["offline"].max()]
+        drawn = pd.DataFrame(
+            {"offline": ends, "online": [line["intercept"] + line["slope"] * end for end in ends]}
+        )
+        layers.append(alt.Chart(drawn).mark_line(color=_HARM).encode(x="offline:Q", y="online:Q"))
+    return _svg(alt.layer(*layers).properties(width=_WIDTH // 2, height=_HEIGHT))
 
 
 def _readable(rows: Sequence[Mapping[str, Any]]) -> Any:

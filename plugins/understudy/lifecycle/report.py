@@ -10,6 +10,7 @@ import jinja2
 from understudy.errors import NoSuchRun
 from understudy.events.reader import exposed_units
 from understudy.lifecycle import charts
+from understudy.lifecycle.anomalies import anomalies
 from understudy.lifecycle.compare import ONLINE_RESULT
 from understudy.lifecycle.session import Passage, session
 from understudy.store import ledger, records, runs
@@ -68,6 +69,7 @@ def render(passage: Passage) -> str:
     compared = next((item.verdict for item in steps if item.step == "compare"), None)
     exposed, units = exposed_units(passage.session.settings.events_dir, run.model, run.run_id)
     forecast = compared.evidence.get("forecast", {}) if compared else {}
+    explained = compared.evidence.get("explained", {}) if compared else {}
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("understudy.lifecycle", "templates"), autoescape=True, trim_blocks=True
     )
@@ -84,6 +86,9 @@ def render(passage: Passage) -> str:
         looks=len(looks),
         harm_charts=_harm_charts(passage, looks),
         forecast_chart=charts.offline_and_online(forecast),
+        explained=explained,
+        past_chart=charts.past_runs(explained.get("transfer", {})),
+        anomalies=anomalies(passage),
         tables=_tables(looks),
     )
 

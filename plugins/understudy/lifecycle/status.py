@@ -61,6 +61,7 @@ def _served(exposure: Exposure, now: float) -> dict[str, Any]:
         "generation": exposure.generation,
         "percent": exposure.percent if live else 0.0,
         "mirror": exposure.mirror,
+        "contained": list(exposure.contained) if live else [],
         "lease_expires_at": exposure.lease_expires_at,
         "lease_seconds_left": round((exposure.lease_expires_at or 0) - now, 1) if live else 0.0,
         "lease_lapsed": exposure.exposed and not live,
@@ -106,6 +107,7 @@ def _verdicts(connection: Connection, run: Run) -> list[dict[str, Any]]:
             "outcome": recorded.verdict.outcome.value,
             "decision": recorded.decision,
             "sentence": recorded.verdict.sentence,
+            "change": recorded.verdict.change,
             "at": recorded.at,
         }
         for recorded in records.newest_of_each_step(connection, run.run_id)[-_LAST_VERDICTS:]
