@@ -6,7 +6,7 @@ import getpass
 import json
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -156,6 +156,70 @@ def rollback(
     )
 
 
+@app.command()
+def rehearse(
+    experiment: Annotated[str, typer.Argument(help="Experiment name, or the path of its file.")],
+    replicates: Annotated[int | None, typer.Option(min=50, help="Simulated runs per world.")] = None,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Read the champion's past anew and simulate again.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the experiment's own policy in simulated worlds: how often it errs, how long it takes, whom it harms."""
+    from understudy.lifecycle.rehearse import refusal
+    from understudy.lifecycle.rehearse import rehearse as run
+
+    with _errors(as_json), _progress(as_json) as report:
+        found = run(experiment, replicates, report, refresh=refresh)
+    why = refusal(found)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        _out.print(_rehearsal_table(found))
+        for ceiling in found["ceilings"]:
+            mark, style = ("met   ", "green") if ceiling["met"] else ("MISSED", "red")
+            _out.print(f"{mark} {ceiling['sentence']}", style=style, markup=False)
+        if not found["ceilings"]:
+            _out.print("The spec declares no ceilings under `risk`, so nothing is refused.")
+        if why and found.get("fix"):
+            _err.print(found["fix"]["sentence"], style="red", markup=False, soft_wrap=True)
+    if why:
+        raise typer.Exit(1)
+
+
+@app.command()
+def reproduce(
+    run_id: Annotated[str, typer.Argument(help="The run, as `understudy status` names it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Make every verdict of a run again from the stored moments, and name those that come out differently."""
+    from understudy.lifecycle.reproduce import reproduce as run
+
+    with _errors(as_json), _progress(as_json) as report:
+        found = run(run_id, lambda done, of: report(done / of, f"{done} of {of} verdicts"))
+    different = [item for item in found["verdicts"] if item["differences"]]
+    if as_json:
+        print(json.dumps(found))
+    else:
+        for item in different:
+            shown = "; ".join(
+                f"{part['path']}: recorded {part['recorded']}, now {part['again']}"
+                for part in item["differences"][:5]
+            )
+            _err.print(f"{item['step']} (verdict {item['number']}): {shown}", style="red", markup=False)
+        if not found["spec_unchanged"]:
+            _err.print("The stored spec is not the one that was frozen: its digest differs.", style="red")
+        if not found["same_code"]:
+            _out.print("Note: other code decided then than is installed now.")
+        moments = sum(item["how"] == "moments" for item in found["verdicts"])
+        _out.print(
+            f"{len(found['verdicts']) - len(different)} of {len(found['verdicts'])} verdicts come out the same, {moments} of "
+            "them decided again from stored moments."
+        )
+    if not found["reproduced"]:
+        raise typer.Exit(1)
+
+
 @ledger_app.command("verify")
 def ledger_verify(as_json: AsJson = False) -> None:
     """Walk the whole chain and name the first entry that was altered, removed or put in."""
@@ -219,6 +283,34 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+@contextmanager
+def _progress(as_json: bool) -> Iterator[Callable[[float, str], None]]:
+    """Show a bar for long work on a terminal; JSON stays clean."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=_err, transient=True, disable=as_json) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda done, what: bar.update(task, completed=done, description=what)
+
+
+def _rehearsal_table(found: dict[str, Any]) -> Table:
+    title = f"{found['experiment']}: {found['replicates']} runs per world, {found['seconds']:.0f} s"
+    table = Table(
+        "world", "promoted", "rolled back", "undecided", "found after", "units exposed", title=title
+    )
+    for item in found["worlds"]:
+        shares = (f"{item[name]['value']:.1%}" for name in ("promoted", "rolled_back", "undecided"))
+        median = item["detection_seconds"]["median"]
+        table.add_row(
+            item["world"]["name"],
+            *shares,
+            "-" if median is None else f"{median:.0f} s",
+            f"{item['exposed_units']:,.0f}",
+        )
+    return table
+
+
 class _NoSuchModel(UnderstudyError):
     code = "NO_SUCH_MODEL"
 
@@ -231,13 +323,16 @@ def _status_table(item: dict[str, Any]) -> Table:
         "exposure",
         f"{item['percent']:g} % on version {item['challenger']}, lease {lease}" if item["percent"] else "0 %",
     )
+    if item["contained"]:
+        table.add_row("sent back alone", ", ".join(item["contained"]))
     table.add_row(
         "run", f"{item['run'] or 'none'} ({item['state']}, stage {item['stage']} of {len(item['stages'])})"
     )
     if item["ending"]:
         table.add_row("ending", item["ending"])
     for verdict in item["verdicts"]:
-        table.add_row(verdict["step"], f"{verdict['outcome']}: {verdict['sentence']}")
+        change = f" → {verdict['change']}" if verdict["change"] else ""
+        table.add_row(verdict["step"], f"{verdict['outcome']}: {verdict['sentence']}{change}")
     return table
 
 

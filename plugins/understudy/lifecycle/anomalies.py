@@ -96,7 +96,11 @@ def _difference(control: Series, challenger: Series) -> tuple[Array, Array, Arra
     (at, one, weight), (also, two, other) = _by(control, step), _by(challenger, step)
     both, left, right = np.intersect1d(at, also, return_indices=True)
     pairs = weight[left] + other[right]
-    return both.astype(float), two[right] - one[left], weight[left] * other[right] / np.where(pairs > 0, pairs, 1.0)
+    return (
+        both.astype(float),
+        two[right] - one[left],
+        weight[left] * other[right] / np.where(pairs > 0, pairs, 1.0),
+    )
 
 
 def _step(hours: NDArray[np.int64]) -> int:
@@ -110,4 +114,5 @@ def _by(series: Series, step: int) -> tuple[Array, Array, Array]:
     label, at = np.unique(series.hour // step, return_inverse=True)
     events = np.bincount(at, series.n)
     means = np.bincount(at, series.n * series.mean) / events
-    return label * float(step), np.asarray(means, dtype=float), np.asarray(events, dtype=float)
+    at_hours = np.asarray(label * step, dtype=np.float64)
+    return at_hours, np.asarray(means, dtype=np.float64), np.asarray(events, dtype=np.float64)

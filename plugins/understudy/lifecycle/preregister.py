@@ -24,6 +24,7 @@ from understudy.errors import (
     Unreachable,
     VersionIncompatible,
 )
+from understudy.lifecycle.rehearse import require_rehearsed
 from understudy.lifecycle.scoring import probabilities, read_dataset
 from understudy.lifecycle.session import Passage, Session, session
 from understudy.registry import CHALLENGER, CHAMPION, ModelFacts
@@ -162,6 +163,7 @@ def _register(passage: Passage) -> dict[str, Any]:
     _refuse_incompatible(passage, champion, challenger, set(holdout.columns) - {experiment.data.label})
     manifest = _prove_rollback_point(passage, champion, holdout)
     _prove_scores(passage, run.version, challenger, holdout)
+    rehearsed = require_rehearsed(passage)
     if doors.registry.alias(run.model, CHALLENGER) != run.version:
         doors.registry.set_alias(run.model, CHALLENGER, run.version)
     passage = _open_mlflow_run(passage)
@@ -174,12 +176,13 @@ def _register(passage: Passage) -> dict[str, Any]:
         Outcome.PASS,
         "registered",
         f"Version {run.version} of {run.model} is registered against champion {run.champion}: the spec is frozen, "
-        "the versions are compatible and the way back is proven.",
+        f"the versions are compatible and the way back is proven. {rehearsed['sentence']}",
         evidence={
             "spec_digest": run.spec_digest,
             "rollback_point": digest,
             "challenger_digest": challenger.digest,
             "cohorts": _cohorts(experiment, holdout),
+            "rehearsal": rehearsed,
         },
     )
     record = StepRecord(

@@ -255,7 +255,7 @@ def difference_arrays(
         df = welch**2 / sum(p**2 / e for p, e in zip(parts, effective, strict=True))
         df = np.where(welch > 0, df, np.minimum(*effective))
     clock = sum(np.where(usable, arm.sum_d, 0.0).sum(axis=-1) for arm in arms)
-    return estimate, np.sqrt(variance), df, clock, weights, pooled > welch
+    return estimate, np.sqrt(np.maximum(variance, 0.0)), df, clock, weights, pooled > welch
 
 
 def _weights(arms: tuple[ArmMoments, ArmMoments], usable: NDArray[np.bool_]) -> Array:
