@@ -28,10 +28,10 @@ SYSTEM := chromium:chromium pg_createcluster:postgresql
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 
-.PHONY: help demo up test lint types format docs lock bench system clean
+.PHONY: help demo up test lint types format docs lock bench calibrate system clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## walk two challengers through the whole lifecycle on real flights (KEEP=1 leaves the pages open)
 	@KEEP="$(KEEP)" $(PY) -m examples.flights.demo
@@ -59,6 +59,9 @@ docs: $(READY) ## write docs/reference from the code
 
 bench: $(READY) ## measure start-up and parsing on this machine
 	@$(PY) -m bench $(ARGS)
+
+calibrate: $(READY) ## simulate false alarms and detection of every rule, and write docs/calibration.md (25 minutes)
+	@$(PY) -m bench.calibration $(ARGS)
 
 lock: $(READY) ## make the hash-locked requirements again from pyproject.toml (UPGRADE=1 takes newer versions)
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/uv.in -o requirements/uv.txt

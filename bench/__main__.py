@@ -12,7 +12,9 @@ import bench
 def main() -> None:
     """Run ``main()`` of each chosen module in this folder."""
     known = sorted(
-        module.name for module in pkgutil.iter_modules(bench.__path__) if module.name != "__main__"
+        module.name
+        for module in pkgutil.iter_modules(bench.__path__)
+        if module.name != "__main__" and not module.ispkg  # calibration is no measurement of speed
     )
     parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"which to run: {', '.join(known)}; default: all")

@@ -20,6 +20,7 @@ TARGETS = {
     "types",
     "format",
     "bench",
+    "calibrate",
     "lock",
     "system",
     "clean",
