@@ -169,6 +169,16 @@ def test_a_partition_with_a_number_that_is_none_is_counted_with_every_check(wron
     assert np.isfinite(increment.mean).all()
 
 
+def test_events_of_a_partition_that_name_no_cohort_are_a_cohort_of_their_own() -> None:
+    frame = events()[list(SOUND)].dropna().reset_index(drop=True)
+    frame["v_views"] = frame["v_views"].abs()
+    frame.loc[:99, "origin"] = None
+    increment = folded(frame)
+    nobody = [index for index, part in enumerate(increment.tuples) if part[0] == "(missing)"]
+    assert increment.n[0][np.isin(increment.cohort, nobody)].sum() == 100
+    assert len(increment.tuples) == 6
+
+
 def test_a_partition_without_a_column_that_is_read_is_refused() -> None:
     with pytest.raises(ValueError, match="no column 'v_views'"):
         folded(events()[[name for name in SOUND if name != "v_views"]])

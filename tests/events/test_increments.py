@@ -18,6 +18,8 @@ from understudy.errors import StoreError
 from understudy.events import evidence as looks
 from understudy.events.evidence import EvidenceQuery, MetricQuery, collect, evidence_at, series
 from understudy.events.fold import Fold
+from understudy.events.increment import Increment
+from understudy.events.totals import Totals
 from understudy.stats.evidence import Evidence
 from understudy.store import moments
 
@@ -180,7 +182,7 @@ def test_who_loses_the_race_goes_on_from_what_the_other_stored(tmp_path: Path) -
     slow.fold.take_back()
     slow.look(store, NOW)
     assert slow.account.evidence().digest == fast.account.evidence().digest
-    assert slow.account.seq == 1
+    assert slow.account.at.seq == 1
 
 
 def test_a_watermark_that_falls_back_uncounts_nothing_and_counts_nothing_twice(tmp_path: Path) -> None:
@@ -304,3 +306,46 @@ def test_numbers_may_come_one_after_another(tmp_path: Path) -> None:
         {"brier": 0, "sales": 5},
         {"brier": 0, "sales": 0},
     )
+
+
+def test_a_new_process_starts_from_the_newest_summary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looks, "_SUMMARY_EVERY", 3)
+    world(tmp_path / "whole", events=300)
+    seen = []
+    for part in copy_in_parts(tmp_path / "whole", tmp_path / "parts", 8):
+        append(tmp_path, part)
+        seen.append(look(tmp_path))
+    store = store_of(tmp_path)
+    with store.read() as connection:
+        newest = moments.newest_summary(connection, RUN)
+        stored = moments.load(connection, RUN)
+    assert newest is not None
+    assert newest.seq == 6
+    bodies = [Increment.unpack(item.body) for item in stored]
+    one_by_one, together = Totals(QUERY), Totals(QUERY)
+    for body in bodies:
+        one_by_one.add(body)
+    together.add(Increment.together(bodies))
+    for totals in (one_by_one, together):
+        assert [cell.to_dict() for cell in totals.cells()] == [cell.to_dict() for cell in seen[-1].cells]
+    for found in seen:
+        assert evidence_at(store, QUERY, RUN, found.seq).digest == found.digest
+    # What is asked of the sums beside the cells starts from the summary, too.
+    assert looks.traffic(store, QUERY, RUN) == one_by_one.traffic()
+    for ours, theirs in zip(series(store, QUERY, RUN), one_by_one.series(), strict=True):
+        assert (ours.metric, ours.arm, ours.hour.tolist()) == (
+            theirs.metric,
+            theirs.arm,
+            theirs.hour.tolist(),
+        )
+        assert (ours.n.tolist(), ours.mean.tolist()) == (
+            theirs.n.tolist(),
+            pytest.approx(theirs.mean.tolist()),
+        )
+    another_process()
+    write(tmp_path, "requests", "w-0", *(request(n, unit="late") for n in range(900, 940)))
+    last = look(tmp_path)
+    assert last.seq == 9
+    assert last.quality.control.events == seen[-1].quality.control.events + 40

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from sqlalchemy.engine import Connection
+
 from understudy.errors import StoreError
-from understudy.events.fold import Checkpoint, Fold, Look
+from understudy.events.fold import Checkpoint, Fold, Look, needed
 from understudy.events.increment import Increment
 from understudy.events.query import EvidenceQuery, MetricQuery
 from understudy.events.totals import Series, Totals
@@ -21,6 +23,9 @@ __all__ = ["EvidenceQuery", "MetricQuery", "Replay", "Series", "collect", "evide
 
 _ATTEMPTS = 20
 _KEPT = 4
+_AT_ONCE = 500  # increments that are added together
+_SUMMARY_EVERY = 500
+"""Increments after which their sum is stored too, so that a new process starts from there."""
 
 
 class _Account:
@@ -35,31 +40,65 @@ class _Account:
     def __init__(self, query: EvidenceQuery, run_id: str, without: Sequence[str] = ()) -> None:
         self.query = query
         self.run_id = run_id
-        self.seq = 0
-        self.looked_at = 0.0
+        self.at = Checkpoint()
         self.totals = Totals(query, without)
         self.quality = Quality()
+        self._path: list[Checkpoint] = []
 
-    def advance(self, store: Store, upto: int | None = None) -> list[Checkpoint]:
-        """Take in what was stored since, and return its checkpoints."""
+    def route(self, after: Checkpoint) -> list[Checkpoint]:
+        """Return the checkpoints that a fold must go through to come from an earlier one to this account's."""
+        return [item for item in (*self._path, self.at) if item.seq > after.seq]
+
+    def advance(self, store: Store, upto: int | None = None) -> None:
+        """Take in what was stored since."""
         with store.read() as connection:
-            stored = moments.load(connection, self.run_id, self.seq, upto)
-        checkpoints = []
-        for item in stored:
-            checkpoint = Checkpoint.from_dict(item.checkpoint)
-            if checkpoint.query != self.query.digest:
-                raise StoreError(
-                    f"Increment {item.seq} of run {self.run_id} measured something else than what is asked for now. A run's "
-                    "metrics, cohorts and maturity are frozen at its start; ask for those."
+            if not self.at.seq and not self.totals.without:
+                self._start_from(moments.newest_summary(connection, self.run_id, upto))
+            while stored := moments.load(connection, self.run_id, self.at.seq, self._next(connection, upto)):
+                self.add(
+                    [Checkpoint.from_dict(item.checkpoint) for item in stored],
+                    Increment.together([Increment.unpack(item.body) for item in stored]),
+                    Quality.from_dict(stored[-1].quality),
                 )
-            self.add(item.seq, item.at, Increment.unpack(item.body), Quality.from_dict(item.quality))
-            checkpoints.append(checkpoint)
-        return checkpoints
 
-    def add(self, seq: int, at: float, increment: Increment, quality: Quality) -> None:
-        """Take in one increment."""
+    def _next(self, connection: Connection, upto: int | None) -> int:
+        last = moments.latest_seq(connection, self.run_id) if upto is None else upto
+        return max(self.at.seq, min(last, self.at.seq + _AT_ONCE))
+
+    def _start_from(self, summed: moments.StoredIncrement | None) -> None:
+        if summed is None or summed.summary is None:
+            return
+        self._refuse_another_question(Checkpoint.from_dict(summed.checkpoint))
+        self.totals, path = Totals.unpack(self.query, summed.summary)
+        self._path = [Checkpoint.from_dict(item) for item in path]
+        self.at, self.quality = Checkpoint.from_dict(summed.checkpoint), Quality.from_dict(summed.quality)
+
+    def _refuse_another_question(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.query != self.query.digest:
+            raise StoreError(
+                f"Increment {checkpoint.seq} of run {self.run_id} measured something else than what is asked for now. A run's "
+                "metrics, cohorts and maturity are frozen at its start; ask for those."
+            )
+
+    def add(self, checkpoints: Sequence[Checkpoint], increment: Increment, quality: Quality) -> None:
+        """Take in increments that follow, put together to one."""
+        for checkpoint in checkpoints:
+            self._refuse_another_question(checkpoint)
+        before = self._path[-1] if self._path else Checkpoint()
+        known = [self.at] if self.at.seq else []
+        *passed, self.at = needed(before, [*known, *checkpoints])
+        self._path += passed
         self.totals.add(increment)
-        self.seq, self.looked_at, self.quality = seq, at, quality
+        self.quality = quality
+
+    def summary(self, look: Look) -> bytes | None:
+        """Return the sums with a look added, now and then."""
+        if look.checkpoint.seq % _SUMMARY_EVERY:
+            return None
+        ahead, _ = Totals.unpack(self.query, self.totals.pack())
+        ahead.add(look.increment)
+        *passed, _ = needed(self._path[-1] if self._path else Checkpoint(), [self.at, look.checkpoint])
+        return ahead.pack([item.to_dict() for item in (*self._path, *passed)])
 
     def evidence(self, looked_at: float | None = None) -> Evidence:
         """Return the evidence of the increments taken in so far."""
@@ -74,9 +113,15 @@ class _Account:
                 if not metric.served
             },
         )
-        at = self.looked_at if looked_at is None else float(looked_at)
+        at = self.at.now if looked_at is None else float(looked_at)
         return Evidence(
-            self.query.model, self.run_id, at, self.totals.cells(), quality, self.seq, self.totals.latency()
+            self.query.model,
+            self.run_id,
+            at,
+            self.totals.cells(),
+            quality,
+            self.at.seq,
+            self.totals.latency(),
         )
 
 
@@ -94,13 +139,14 @@ class _Progress:
     def look(self, store: Store, now: float) -> Look:
         """Fold what is new and store it, unless another process was faster; then go on from what that one stored."""
         for _ in range(_ATTEMPTS):
-            self.fold.catch_up(self.account.advance(store))
+            self.account.advance(store)
+            self.fold.catch_up(self.account.route(self.fold.at))
             look = self.fold.look(now)
             try:
                 if not look.new or self._store(store, look):
                     return look
             finally:
-                if self.account.seq != look.checkpoint.seq:
+                if self.account.at.seq != look.checkpoint.seq:
                     self.fold.take_back()
         raise StoreError(
             f"{_ATTEMPTS} times in a row another process stored a look at run {self.run_id} first. Two guards watch one "
@@ -108,14 +154,14 @@ class _Progress:
         )
 
     def _store(self, store: Store, look: Look) -> bool:
-        at, quality, checkpoint = look.checkpoint.now, look.quality.to_dict(), look.checkpoint
-        body = look.increment.pack()
-        item = moments.StoredIncrement(self.run_id, checkpoint.seq, at, checkpoint.to_dict(), quality, body)
+        seq, at = look.checkpoint.seq, look.checkpoint.now
+        content = (look.checkpoint.to_dict(), look.quality.to_dict(), look.increment.pack())
+        item = moments.StoredIncrement(self.run_id, seq, at, *content, self.account.summary(look))
         with store.write() as connection:
             stored = moments.append(connection, item)
         if stored:
             self.fold.commit(look)
-            self.account.add(checkpoint.seq, at, look.increment, look.quality)
+            self.account.add([look.checkpoint], look.increment, look.quality)
         return stored
 
     def summed(self, store: Store, without: Sequence[str]) -> _Account:
@@ -127,7 +173,7 @@ class _Progress:
         self._others[key] = account
         if len(self._others) > _KEPT:
             self._others.popitem(last=False)
-        account.advance(store, self.account.seq)
+        account.advance(store, self.account.at.seq)
         return account
 
 
@@ -210,7 +256,7 @@ class Replay:
         """
         key = frozenset(without)
         account = self._accounts.get(key)
-        if account is None or account.seq > seq:
+        if account is None or account.at.seq > seq:
             account = self._accounts[key] = _Account(self._query, self._run_id, without)
         account.advance(self._store, seq)
         return account.evidence()

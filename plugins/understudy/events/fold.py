@@ -18,7 +18,7 @@ from understudy.events.settling import enter_units, measure, settle
 from understudy.stats.evidence import Quality
 from understudy.stats.histogram import LogHistogram
 
-__all__ = ["Checkpoint", "Fold", "Look"]
+__all__ = ["Checkpoint", "Fold", "Look", "needed"]
 
 
 _NEVER = -1e300
@@ -124,9 +124,9 @@ class Fold:
         """Read what increments that somebody else stored hold, so that it is not counted again.
 
         Args:
-            stored: the checkpoints behind our own, in their order.
+            stored: the checkpoints behind our own that must be gone through one by one, see :func:`needed`.
         """
-        for checkpoint in _needed(self.at, stored):
+        for checkpoint in stored:
             connection = self._log.log.connection
             self._position = self._log.log.position()
             connection.begin()
@@ -194,7 +194,7 @@ class Fold:
         return increment, *settle(log, at, counters)
 
 
-def _needed(at: Checkpoint, stored: Sequence[Checkpoint]) -> Iterator[Checkpoint]:
+def needed(at: Checkpoint, stored: Sequence[Checkpoint]) -> Iterator[Checkpoint]:
     """Yield the checkpoints that must be gone through one by one to count exactly what they counted.
 
     Of checkpoints whose watermark only rose the last one says it all: what was countable at any of them is countable

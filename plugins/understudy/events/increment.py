@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import zlib
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 
 from understudy.events.query import EvidenceQuery
 
-__all__ = ["BUCKETS", "Increment"]
+__all__ = ["BUCKETS", "Increment", "pack", "unpack"]
 
 BUCKETS = 256
 """Unit buckets: the first two hex digits of a pseudonym."""
@@ -127,11 +129,7 @@ class Increment:
 
     def pack(self) -> bytes:
         """Return the increment as bytes."""
-        arrays = [np.ascontiguousarray(getattr(self, field.name)) for field in fields(self)[1:]]
-        shapes = [array.shape for array in arrays]
-        head = json.dumps({"tuples": self.tuples, "shapes": shapes}).encode()
-        body = b"".join(array.astype(array.dtype.newbyteorder("<")).tobytes() for array in arrays)
-        return zlib.compress(len(head).to_bytes(_HEAD, "little") + head + body, _LEVEL)
+        return pack({"tuples": self.tuples}, [getattr(self, field.name) for field in fields(self)[1:]])
 
     @classmethod
     def unpack(cls, data: bytes) -> Increment:
@@ -140,23 +138,53 @@ class Increment:
         Raises:
             ValueError: it is not what `pack` returned.
         """
-        try:
-            raw = zlib.decompress(data)
-            at = _HEAD + int.from_bytes(raw[:_HEAD], "little")
-            head = json.loads(raw[_HEAD:at])
-            arrays: dict[str, Any] = {}
-            for field, shape in zip(fields(cls)[1:], head["shapes"], strict=True):
-                kind = np.dtype("<i4" if field.type == "Codes" else "<f8")
-                count = int(np.prod(shape))
-                arrays[field.name] = np.frombuffer(raw, kind, count, at).reshape(shape)
-                at += count * kind.itemsize
-        except (zlib.error, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"these are no moments: {error}") from error
-        return cls(tuple(tuple(part) for part in head["tuples"]), **arrays)
+        head, arrays = unpack(data)
+        names = [field.name for field in fields(cls)[1:]]
+        tuples = tuple(tuple(part) for part in head["tuples"])
+        return cls(tuples, **dict(zip(names, arrays, strict=True)))
 
-    def only(self, metric: int) -> Increment:
-        """Return the moments of one metric."""
-        return replace(self, **{name: getattr(self, name)[[metric]] for name in _BY_METRIC})
+    @classmethod
+    def together(cls, increments: Sequence[Increment]) -> Increment:
+        """Return increments one behind the other; adding the result is the same, to the last bit, as adding each."""
+        tuples: dict[tuple[str, ...], int] = {}
+        columns: dict[str, list[NDArray[Any]]] = {field.name: [] for field in fields(cls)[1:]}
+        for increment in increments:
+            codes = np.array(
+                [tuples.setdefault(part, len(tuples)) for part in increment.tuples], dtype=np.int32
+            )
+            for name, parts in columns.items():
+                array = getattr(increment, name)
+                parts.append(codes[array] if name in ("cohort", "unit_cohort") else array)
+        return cls(tuple(tuples), **{name: np.concatenate(parts, axis=-1) for name, parts in columns.items()})
 
 
 _BY_METRIC = ("n", "mean", "m2", "bad", "d")
+
+
+def pack(head: dict[str, Any], arrays: Sequence[NDArray[Any]]) -> bytes:
+    """Return a small JSON header and arrays as compressed bytes."""
+    plain = [np.ascontiguousarray(array, array.dtype.newbyteorder("<")) for array in arrays]
+    text = json.dumps(head | {"arrays": [(array.dtype.str, array.shape) for array in plain]}).encode()
+    body = b"".join(array.tobytes() for array in plain)
+    return zlib.compress(len(text).to_bytes(_HEAD, "little") + text + body, _LEVEL)
+
+
+def unpack(data: bytes) -> tuple[dict[str, Any], list[NDArray[Any]]]:
+    """Return the header and arrays that `pack` was given.
+
+    Raises:
+        ValueError: it is not what `pack` returned.
+    """
+    try:
+        raw = zlib.decompress(data)
+        at = _HEAD + int.from_bytes(raw[:_HEAD], "little")
+        head = json.loads(raw[_HEAD:at])
+        arrays: list[NDArray[Any]] = []
+        for name, shape in head.pop("arrays"):
+            kind, count = np.dtype(name), math.prod(shape)
+            found = np.frombuffer(raw, kind, count, at).reshape(shape)
+            arrays.append(found.astype(kind.newbyteorder("="), copy=False))
+            at += count * kind.itemsize
+    except (zlib.error, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"these are no moments: {error}") from error
+    return head, arrays

@@ -12,6 +12,7 @@ from typing import Any
 import duckdb
 import ibis
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from understudy.events.expressions import LARGEST, measured, moments
@@ -38,12 +39,12 @@ def fold(connection: duckdb.DuckDBPyConnection, table: str, query: EvidenceQuery
     _refuse_missing(query, columns, table)
     if _may_trust(connection, table, query, columns):
         try:
-            found = _pass(connection, partition_sql(query, columns, table, trusting=True), query)
+            found = connection.execute(partition_sql(query, columns, table, trusting=True)).fetchnumpy()
         except duckdb.OutOfRangeException:  # a variance that is not finite
             found = {}
         if found and _sound(found, query):
-            return _increment(connection, found, query)
-    return _increment(connection, _pass(connection, partition_sql(query, columns, table), query), query)
+            return _increment(found, query)
+    return _increment(connection.execute(partition_sql(query, columns, table)).fetchnumpy(), query)
 
 
 def partition_sql(
@@ -162,35 +163,16 @@ def _numbers(query: EvidenceQuery) -> set[str]:
     return found
 
 
-def _pass(connection: duckdb.DuckDBPyConnection, sql: str, query: EvidenceQuery) -> dict[str, NDArray[Any]]:
-    """Make the pass and return its columns, cohort values by number."""
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE folded AS {sql}")
-    named = [f"c{index}" for index in range(len(query.cohorts))]
-    listed = ", ".join(f"coalesce({name}, '{MISSING}') AS {name}" for name in named) or "1 AS nothing"
-    connection.execute(
-        f"""CREATE OR REPLACE TEMP TABLE folded_tuples AS
-        SELECT *, (row_number() OVER (ORDER BY {", ".join(named) or "1"})) - 1 AS cohort FROM (SELECT DISTINCT {listed} FROM folded)"""
-    )
-    same = (
-        " AND ".join(f"coalesce(folded.{name}, '{MISSING}') = folded_tuples.{name}" for name in named)
-        or "true"
-    )
-    left = f"EXCLUDE ({', '.join(named)})" if named else ""
-    cursor = connection.execute(
-        f"""SELECT folded.* {left}, cohort FROM folded JOIN folded_tuples ON {same}
-        ORDER BY stage, arm, hour, cohort, bucket"""
-    )
-    found: dict[str, NDArray[Any]] = cursor.fetchnumpy()
-    return found
-
-
-def _increment(
-    connection: duckdb.DuckDBPyConnection, columns: dict[str, NDArray[Any]], query: EvidenceQuery
-) -> Increment:
-    named = ", ".join(f"c{index}" for index in range(len(query.cohorts)))
-    listed = f"SELECT {named} FROM folded_tuples ORDER BY cohort"
-    tuples = connection.execute(listed).fetchall() if named else [()]
-    plain = {name: np.ma.filled(column, 0) for name, column in columns.items()}
+def _increment(columns: dict[str, NDArray[Any]], query: EvidenceQuery) -> Increment:
+    plain = {name: column for name, column in columns.items() if name[0] != "c"}
+    cohort = np.zeros(len(columns["stage"]), dtype=np.int64)
+    tuples: list[tuple[str, ...]] = [()]
+    for index in range(len(query.cohorts)):
+        codes, names = pd.factorize(np.ma.filled(columns[f"c{index}"], MISSING))
+        # One column after the other, so that only combinations that occur get a number.
+        cohort, present = pd.factorize(cohort * len(names) + codes)
+        tuples = [(*tuples[at // len(names)], str(names[at % len(names)])) for at in present.tolist()]
+    plain = {name: np.ma.filled(column, 0) for name, column in plain.items()} | {"cohort": cohort}
     return Increment.from_columns(plain, query, tuple(tuples), **_units(plain, query))
 
 

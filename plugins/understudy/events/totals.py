@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.events.increment import BUCKETS, Increment
+from understudy.events.increment import BUCKETS, Increment, pack, unpack
 from understudy.events.query import VALUE_KINDS, EvidenceQuery
 from understudy.stats import cuped
 from understudy.stats.cells import ALL, Cells
@@ -85,11 +85,41 @@ class Totals:
         np.add.at(self._latency, _occupied(increment, known=True), _counts(increment, known=True))
         np.add.at(self._no_latency, _occupied(increment, known=False)[0], _counts(increment, known=False))
         power = increment.m2 + increment.n * increment.mean**2
-        for arm in range(2):
-            mine = increment.arm == arm
-            self._squares[:, arm] += np.stack([increment.n[:, mine].sum(axis=1), power[:, mine].sum(axis=1)])
+        for index, values in enumerate((increment.n, power)):
+            np.add.at(self._squares[index], increment.arm, values.T)
         self._add_hours(increment, sums)
         self._add_traffic(increment)
+
+    def pack(self, note: Any = None) -> bytes:
+        """Return the sums as bytes, with a JSON-safe note."""
+        head = {"note": note, "labels": self._labels, "cohorts": self._cohorts, "stages": self._stages}
+        head["traffic"] = [[list(part), count] for part, count in self._traffic.items()]
+        hours = sorted(self._hours)
+        series = np.array([self._hours[hour] for hour in hours]).reshape(
+            len(hours), 3, 2, len(self.query.metrics)
+        )
+        arrays = [
+            self._sums,
+            self._bad,
+            self._latency,
+            self._no_latency,
+            self._squares,
+            np.array(hours, np.int64),
+            series,
+        ]
+        return pack(head, arrays)
+
+    @classmethod
+    def unpack(cls, query: EvidenceQuery, data: bytes) -> tuple[Totals, Any]:
+        """Rebuild what `pack` returned, with its note."""
+        head, arrays = unpack(data)
+        found = cls(query)
+        found._labels, found._cohorts, found._stages = head["labels"], head["cohorts"], head["stages"]
+        own = [np.array(array) for array in arrays]
+        found._sums, found._bad, found._latency, found._no_latency, found._squares = own[:5]
+        found._hours = dict(zip(own[5].tolist(), own[6], strict=True))
+        found._traffic = {tuple(part): count for part, count in head["traffic"]}
+        return found, head["note"]
 
     def cells(self) -> Cells:
         """Return the moments of every metric in every cohort: "all" first, then cohorts by name."""

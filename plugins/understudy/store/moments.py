@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from understudy.errors import StoreError
 from understudy.store import schema
 
-__all__ = ["StoredIncrement", "append", "latest_seq", "load"]
+__all__ = ["StoredIncrement", "append", "latest_seq", "load", "newest_summary"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class StoredIncrement:
         checkpoint: what the increments up to this one hold: offsets, watermark, counts.
         quality: soundness of the evidence at that look.
         body: the packed moments.
+        summary: the packed sum of all increments up to this one, if it was stored with it.
     """
 
     run_id: str
@@ -34,6 +35,7 @@ class StoredIncrement:
     checkpoint: Mapping[str, Any]
     quality: Mapping[str, Any]
     body: bytes
+    summary: bytes | None = None
 
 
 def append(connection: Connection, increment: StoredIncrement) -> bool:
@@ -62,6 +64,7 @@ def append(connection: Connection, increment: StoredIncrement) -> bool:
             checkpoint=dict(increment.checkpoint),
             quality=dict(increment.quality),
             body=increment.body,
+            summary=increment.summary,
         )
     )
     return True
@@ -89,7 +92,8 @@ def load(
         StoreError: One is missing, so that nothing can be recomputed from the others.
     """
     table = schema.moments
-    query = sa.select(table).where(table.c.run_id == run_id, table.c.seq > after).order_by(table.c.seq)
+    columns = [column for column in table.c if column.name != "summary"]
+    query = sa.select(*columns).where(table.c.run_id == run_id, table.c.seq > after).order_by(table.c.seq)
     if upto is not None:
         query = query.where(table.c.seq <= upto)
     found = [StoredIncrement(**row._mapping) for row in connection.execute(query)]
@@ -100,3 +104,19 @@ def load(
             "a gap. Evidence is the sum of all of them; restore the table `moments` from a backup."
         )
     return found
+
+
+def newest_summary(connection: Connection, run_id: str, upto: int | None = None) -> StoredIncrement | None:
+    """Return the newest increment that carries a summary, if there is one.
+
+    Args:
+        connection: Any transaction.
+        run_id: The run.
+        upto: Not after this number.
+    """
+    table = schema.moments
+    query = sa.select(table).where(table.c.run_id == run_id, table.c.summary.is_not(None))
+    if upto is not None:
+        query = query.where(table.c.seq <= upto)
+    row = connection.execute(query.order_by(table.c.seq.desc()).limit(1)).first()
+    return None if row is None else StoredIncrement(**row._mapping)

@@ -83,6 +83,8 @@ moments = sa.Table(
     sa.Column("checkpoint", sa.JSON, nullable=False),
     sa.Column("quality", sa.JSON, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
+    # Now and then, the sum of all increments so far, so that a new process need not add them up one by one.
+    sa.Column("summary", sa.LargeBinary),
 )
 
 rollback_points = sa.Table(

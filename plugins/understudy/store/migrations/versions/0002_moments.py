@@ -19,6 +19,7 @@ def upgrade() -> None:
         sa.Column("checkpoint", sa.JSON, nullable=False),
         sa.Column("quality", sa.JSON, nullable=False),
         sa.Column("body", sa.LargeBinary, nullable=False),
+        sa.Column("summary", sa.LargeBinary),
     )
     if op.get_bind().dialect.name == "sqlite":
         for verb in ("UPDATE", "DELETE"):
