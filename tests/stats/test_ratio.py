@@ -223,3 +223,17 @@ def test_buckets_know_how_many_units_weigh_as_much_as_theirs(units: int) -> None
 def test_buckets_of_single_events_never_count_more_units_than_events() -> None:
     even = ArmMoments.from_units(np.zeros((256, 1)), np.full((256, 1), 40.0), buckets=256)
     assert float(even.equal_units) == 256 * 40
+
+
+@pytest.mark.parametrize("unit_of_over", [1e-6, 1.0, 1e6])
+def test_the_clock_counts_events_whatever_the_denominator_counts(unit_of_over: float) -> None:
+    rng = np.random.default_rng(3)
+    over = rng.uniform(1, 3, (300, 1))
+    top = 0.2 * over + rng.normal(0, 0.1, over.shape)
+    arms = [
+        ArmMoments.from_units(top * unit_of_over, over * unit_of_over, events=[300.0]),
+        ArmMoments.from_units((top + 0.1) * unit_of_over, over * unit_of_over, events=[300.0]),
+    ]
+    found = compare(*arms)
+    assert found.clock == 600
+    assert ArmMoments.from_dict(json.loads(json.dumps(arms[0].to_dict()))).clock.tolist() == [300.0]

@@ -24,7 +24,7 @@ MOST_VALUES = 500
 """Values of one cohort column that become cohorts of their own, in the order they come."""
 OTHER = "(other)"
 
-_N, _D, _XN, _XD = range(4)
+_N, _D, _XN, _XD, _EVENTS = range(5)
 _SAME_SCALE = 1000.0
 _ENOUGH = 30
 
@@ -65,7 +65,7 @@ class Totals:
         self._cohorts: list[dict[str, int]] = [{} for _ in query.cohorts]
         self._labels = [ALL]
         self._stages: list[int] = []
-        self._sums = np.zeros((4, 2, len(query.metrics), 1, 0, BUCKETS))
+        self._sums = np.zeros((5, 2, len(query.metrics), 1, 0, BUCKETS))
         self._bad = np.zeros((2, len(query.metrics), 1))
         self._latency = np.zeros((2, BINS), dtype=np.int64)
         self._no_latency = np.zeros(2, dtype=np.int64)
@@ -77,7 +77,7 @@ class Totals:
         """Take in one increment."""
         groups = self._places(increment)
         stage = self._stage_index(increment.stage)
-        sums = np.stack([increment.n * increment.mean, self._denominators(increment)])
+        sums = np.stack([increment.n * increment.mean, self._denominators(increment), increment.n])
         for place in groups:
             self._add_rows(sums, place[increment.cohort], increment.arm, stage, increment.bucket)
             self._add_bad(increment, place[increment.cohort])
@@ -137,6 +137,7 @@ class Totals:
                 labels,
                 self._bad[arm][:, order].T.reshape(-1),
                 BUCKETS,
+                sums[_EVENTS, arm].sum(axis=-2).reshape(rows[0], rows[-1]),
             )
             for arm in range(2)
         ]
@@ -259,8 +260,8 @@ class Totals:
         metrics = np.arange(len(self.query.metrics))[:, None]
         place = (arm[keep], metrics, group[keep], stage[keep], bucket[keep])
         flat = np.ravel_multi_index(np.broadcast_arrays(*place), self._sums.shape[1:])
-        for quantity in (_N, _D):
-            np.add.at(self._sums[quantity].reshape(-1), flat, sums[quantity][:, keep])
+        for quantity, values in zip((_N, _D, _EVENTS), sums, strict=True):
+            np.add.at(self._sums[quantity].reshape(-1), flat, values[:, keep])
 
     def _add_bad(self, increment: Increment, group: NDArray[Any]) -> None:
         metric, row = np.nonzero(increment.bad)

@@ -39,7 +39,7 @@ def pace(cells: Cells, stage: int, seconds: float, timeout: float) -> Pace:
     for row, (metric, cohort) in enumerate(zip(cells.metrics, cells.cohorts, strict=True)):
         if cohort != "all" or not seconds > 0:
             continue
-        events = sum(float(arm.sum_d[row, here].sum()) for arm in (cells.control, cells.challenger))
+        events = sum(float(arm.clock[row, here].sum()) for arm in (cells.control, cells.challenger))
         if math.isfinite(events) and events > 0:
             rates[metric] = events / seconds
     return Pace(rates, timeout - seconds if math.isfinite(seconds) else None)

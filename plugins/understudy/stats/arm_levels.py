@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from understudy.stats.cells import Cells, interval_table
 from understudy.stats.losses import INDICATOR_KINDS
-from understudy.stats.ratio import ArmMoments, difference_arrays
+from understudy.stats.ratio import ArmMoments, difference_arrays, pooled_spread, shared_events
 from understudy.stats.sequences import multiplier
 
 __all__ = ["ArmLevels", "Harm", "arm_levels", "bias_harm", "gap_harm"]
@@ -70,7 +70,7 @@ def arm_levels(cells: Cells, alpha: float, n_star: float) -> tuple[ArmLevels, Ar
     _, _, _, _, weights, _ = difference_arrays(cells.control, cells.challenger)
     arms = (cells.control, cells.challenger)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        shared = _shared_spread(arms, weights)
+        shared = pooled_spread(arms, weights)
         found = [_levels(cells.kinds, arm, weights, shared, alpha, n_star / 2) for arm in arms]
     return found[0], found[1]
 
@@ -150,10 +150,10 @@ def _levels(
     scale = np.where(counted, weights / arm.sum_d, 0.0)
     unbiased = scale * np.where(counted, np.sqrt(arm.units / (arm.units - 1)), 0.0)
     own = np.einsum("...s,...st,...t->...", unbiased, arm.rr, unbiased)
-    lent = shared * arm.together * _outer(np.where(counted, weights / arm.units, 0.0))
+    lent = shared * shared_events(arm) * _outer(scale)
     se = np.sqrt(np.maximum(own, lent.sum(axis=(-2, -1))))
     effective = 1 / np.einsum("...s,...st,...t->...", scale, arm.dd, scale)
-    clock = np.where(counted, arm.sum_d, 0.0).sum(axis=-1)
+    clock = np.where(counted, arm.clock, 0.0).sum(axis=-1)
     half = se * multiplier(clock, alpha, n_star, "one", effective - 1)
     determined = counted.any(axis=-1) & (se > 0) & np.isfinite(half) & np.isfinite(level)
     indicator = np.array([kind in INDICATOR_KINDS for kind in kinds], dtype=bool)
@@ -164,15 +164,6 @@ def _levels(
     upper = np.where(quiet, rate, np.where(determined, level + half, np.nan))
     sure = determined | quiet
     return ArmLevels(np.where(sure, level, np.nan), lower, upper, clock, sure)
-
-
-def _shared_spread(arms: tuple[ArmMoments, ArmMoments], weights: Array) -> Array:
-    """Return the spread per unit that both arms have together, per pair of stages."""
-    n = arms[0].units + arms[1].units
-    correction = np.where(weights > 0, np.sqrt(n / (n - 2)), 0.0)
-    second = sum(arm.rr * _outer(np.where(weights > 0, arm.units / arm.sum_d, 0.0)) for arm in arms)
-    pairs = arms[0].together + arms[1].together
-    return np.asarray(np.where(pairs > 0, second / pairs, 0.0) * _outer(correction))
 
 
 def _outer(vector: Array) -> Array:

@@ -24,7 +24,9 @@ ALL = "all"
 
 Array = NDArray[np.float64]
 
-_ARRAYS = tuple(field.name for field in fields(ArmMoments) if field.name not in ("stages", "buckets"))
+_ARRAYS = tuple(
+    field.name for field in fields(ArmMoments) if field.name not in ("stages", "buckets", "events")
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,11 +242,14 @@ def _stacked(parts: Sequence[ArmMoments], stages: tuple[int, ...]) -> ArmMoments
         nothing = np.zeros((0, 0, len(stages)))
         return ArmMoments.from_units(nothing, nothing, stages)
     arrays = {name: np.stack([getattr(part, name) for part in parts]) for name in _ARRAYS}
-    return ArmMoments(stages, **arrays, buckets=parts[0].buckets)
+    counted = any(part.events is not None for part in parts)
+    events = np.stack([part.clock for part in parts]) if counted else None
+    return ArmMoments(stages, **arrays, buckets=parts[0].buckets, events=events)
 
 
 def _picked(arm: ArmMoments, at: int | NDArray[np.int64]) -> ArmMoments:
     """Pick rows: the row axis is the last of ``total``, and every other array has its stages behind it."""
     axis = arm.total.ndim - 1
     arrays = {name: np.asarray(np.take(getattr(arm, name), at, axis=axis)) for name in _ARRAYS}
-    return ArmMoments(arm.stages, **arrays, buckets=arm.buckets)
+    events = None if arm.events is None else np.asarray(np.take(arm.events, at, axis=axis))
+    return ArmMoments(arm.stages, **arrays, buckets=arm.buckets, events=events)

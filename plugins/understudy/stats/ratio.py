@@ -21,7 +21,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["ArmMoments", "Difference", "StageDifference", "compare", "difference_arrays"]
+__all__ = [
+    "ArmMoments",
+    "Difference",
+    "StageDifference",
+    "compare",
+    "difference_arrays",
+    "pooled_spread",
+    "shared_events",
+]
 
 Array = NDArray[np.float64]
 
@@ -52,6 +60,8 @@ class ArmMoments:
         non_finite: values left out because N or D was not a finite number.
         buckets: number of buckets that units were thrown into by a hash, when clusters are buckets; 0 when every
             cluster is a unit.
+        events: events per stage, where denominators do not count them (a ratio of two values, a sum per unit); None
+            where they do.
     """
 
     stages: tuple[int, ...]
@@ -65,6 +75,7 @@ class ArmMoments:
     dd: Array
     non_finite: Array
     buckets: int = 0
+    events: Array | None = None
 
     @classmethod
     def from_units(
@@ -74,6 +85,7 @@ class ArmMoments:
         stages: Sequence[int] | None = None,
         non_finite: ArrayLike = 0,
         buckets: int = 0,
+        events: ArrayLike | None = None,
     ) -> ArmMoments:
         """Build from N[..., unit, stage] and D[..., unit, stage]; a unit absent from a stage has D = 0 there.
 
@@ -83,6 +95,7 @@ class ArmMoments:
             stages: labels of the last axis; 1..S when left out.
             non_finite: values the caller already left out, added to the count.
             buckets: number of buckets when clusters are buckets of units; 0 when they are units.
+            events: events per stage; the denominators when left out.
 
         Raises:
             ValueError: shapes differ, or a denominator is negative.
@@ -115,6 +128,7 @@ class ArmMoments:
             dd=_products(d, d),
             non_finite=np.asarray(non_finite, dtype=float) + bad.sum(axis=(-2, -1)),
             buckets=buckets,
+            events=None if events is None else np.asarray(events, dtype=float),
         )
 
     @property
@@ -122,6 +136,11 @@ class ArmMoments:
         """Ratio of sums per stage; NaN where nothing was seen."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return self.sum_n / self.sum_d
+
+    @property
+    def clock(self) -> Array:
+        """Events per stage: they grow at least as fast as what is known, whatever the denominators count."""
+        return self.sum_d if self.events is None else self.events
 
     @property
     def equal_units(self) -> Array:
@@ -142,7 +161,9 @@ class ArmMoments:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-safe dictionary from which the verdict can be recomputed."""
         arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
-        return {"stages": list(self.stages), **arrays, "buckets": self.buckets}
+        return {"stages": list(self.stages), **arrays, "buckets": self.buckets} | (
+            {} if self.events is None else {"events": self.events.tolist()}
+        )
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ArmMoments:
@@ -151,7 +172,13 @@ class ArmMoments:
         shapes: dict[str, tuple[int, ...]] = dict.fromkeys(_ARRAYS, (size,))
         shapes |= dict.fromkeys(_MATRICES, (size, size)) | {"total": (), "non_finite": ()}
         arrays = {name: np.asarray(data[name], dtype=float).reshape(shapes[name]) for name in _ARRAYS}
-        return cls(stages=tuple(data["stages"]), **arrays, buckets=int(data.get("buckets", 0)))
+        events = data.get("events")
+        return cls(
+            stages=tuple(data["stages"]),
+            **arrays,
+            buckets=int(data.get("buckets", 0)),
+            events=None if events is None else np.asarray(events, dtype=float).reshape(size),
+        )
 
 
 _MATRICES = ("together", "rr", "rd", "dd")
@@ -180,7 +207,7 @@ class Difference:
         se: standard error by the larger of both variance rules; None with the estimate.
         n_control: distinct control units.
         n_challenger: distinct challenger units.
-        clock: sum of denominators (events) of both arms; the clock of the confidence sequence.
+        clock: events of both arms; the clock of the confidence sequence.
         df: degrees of freedom behind the standard error, counted in effective units.
         rule: "welch" or "pooled", whichever was larger.
         by_stage: contribution of every stage.
@@ -254,7 +281,7 @@ def difference_arrays(
         effective = [_effective_units(arm, weights) - 1 for arm in arms]
         df = welch**2 / sum(p**2 / e for p, e in zip(parts, effective, strict=True))
         df = np.where(welch > 0, df, np.minimum(*effective))
-    clock = sum(np.where(usable, arm.sum_d, 0.0).sum(axis=-1) for arm in arms)
+    clock = sum(np.where(usable, arm.clock, 0.0).sum(axis=-1) for arm in arms)
     return estimate, np.sqrt(np.maximum(variance, 0.0)), df, clock, weights, pooled > welch
 
 
@@ -283,22 +310,30 @@ def _welch(arm: ArmMoments, weights: Array) -> Array:
 
 
 def _pooled(arms: tuple[ArmMoments, ArmMoments], weights: Array) -> Array:
-    """Variance if both arms had one and the same spread, taken from both arms' second moments.
-
-    The spread is shared per event, not per cluster: buckets of units are as many in a small arm as in a large one, and
-    only the events behind them tell how much each arm knows.
-    """
-    n = arms[0].units + arms[1].units
-    correction = _outer(np.where(weights > 0, np.sqrt(n / (n - 2)), 0.0))
-    shared = [_shared_events(arm) for arm in arms]
-    events = shared[0] + shared[1]
-    spread = np.where(events > 0, (arms[0].rr + arms[1].rr) / events, 0.0) * correction
-    parts = (spread * own * _outer(_scaled(arm, weights)) for arm, own in zip(arms, shared, strict=True))
+    """Variance if both arms had one and the same spread, taken from both arms' second moments."""
+    spread = pooled_spread(arms, weights)
+    parts = (spread * shared_events(arm) * _outer(_scaled(arm, weights)) for arm in arms)
     return np.asarray(sum(part.sum(axis=(-2, -1)) for part in parts))
 
 
-def _shared_events(arm: ArmMoments) -> Array:
-    """Events per pair of stages: those of a stage on the diagonal, between two stages those of the clusters in both."""
+def pooled_spread(arms: tuple[ArmMoments, ArmMoments], weights: Array) -> Array:
+    """Return the second moment per event that both arms have together, per pair of stages.
+
+    Per event, not per cluster: buckets of units are as many in a small arm as in a large one, and only the events behind
+    them tell how much each arm knows.
+
+    Args:
+        arms: control and challenger.
+        weights: weight of each stage; 0 where it is left out.
+    """
+    n = arms[0].units + arms[1].units
+    correction = _outer(np.where(weights > 0, np.sqrt(n / (n - 2)), 0.0))
+    events = shared_events(arms[0]) + shared_events(arms[1])
+    return np.asarray(np.where(events > 0, (arms[0].rr + arms[1].rr) / events, 0.0) * correction)
+
+
+def shared_events(arm: ArmMoments) -> Array:
+    """Return events per pair of stages: a stage's own on the diagonal, else those of the clusters seen in both."""
     per_cluster = np.sqrt(np.where(arm.units > 0, arm.sum_d / arm.units, 0.0))
     return np.asarray(arm.together * _outer(per_cluster))
 
