@@ -197,13 +197,23 @@ def _cohorts(frame: pd.DataFrame, query: EvidenceQuery) -> tuple[NDArray[np.int6
 
 
 def _sums(frame: pd.DataFrame, query: EvidenceQuery) -> tuple[Floats, Floats]:
+    """Return what every event adds to numerator and denominator of each metric.
+
+    A sum per unit is dealt out over the unit's events. A ratio does not change when both sides are multiplied alike, so
+    both are scaled until the denominators count events: they are the clock of a simulated run.
+    """
     numerators, denominators = [], []
     for index, metric in enumerate(query.metrics):
         value = frame[f"y{index}"].to_numpy(dtype=float)
         weight = frame[f"z{index}"].to_numpy(dtype=float) if metric.kind == "ratio" else np.ones(len(frame))
         known = np.isfinite(value) & np.isfinite(weight)
-        numerators.append(np.where(known, value, 0.0))
-        denominators.append(np.where(known, weight, 0.0))
+        if metric.per_unit:
+            unit = np.unique(frame["unit"].to_numpy(dtype=str), return_inverse=True)[1]
+            weight = 1.0 / np.maximum(np.bincount(unit, known)[unit], 1.0)
+        value, weight = np.where(known, value, 0.0), np.where(known, weight, 0.0)
+        scale = known.sum() / weight.sum() if weight.sum() > 0 else 1.0
+        numerators.append(value * scale)
+        denominators.append(weight * scale)
     return np.array(numerators), np.array(denominators)
 
 
