@@ -217,7 +217,8 @@ def test_a_run_that_meets_its_ceilings_begins_with_the_numbers_on_record(world: 
     found = require_rehearsed(world.session.passage(world.started("2")))
     assert found["declared"] is True
     assert all(ceiling["met"] for ceiling in found["ceilings"])
-    assert "false_rollback" in found["sentence"]
+    assert "meets all 2 risk ceilings" in found["sentence"]
+    assert {ceiling["name"] for ceiling in found["ceilings"]} == {"false_promotion", "false_rollback"}
     assert json.loads(json.dumps(found)) == found
 
 
@@ -230,7 +231,7 @@ def test_a_run_that_misses_a_ceiling_is_refused_with_the_numbers_and_the_fix(wor
     with pytest.raises(RiskCeilingMissed) as refused:
         require_rehearsed(world.session.passage(world.started("2")))
     message = refused.value.message
-    assert "promotion" in message
+    assert "promote the hoped-for gain" in message
     assert "hoped_gain" in message
     assert "The smallest change found that meets them: soak of the last stage" in message
 

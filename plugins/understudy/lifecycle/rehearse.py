@@ -119,8 +119,10 @@ def require_rehearsed(passage: Passage, progress: Progress | None = None) -> dic
     why = refusal(found)
     if why is not None:
         raise RiskCeilingMissed(why)
-    shown = " ".join(ceiling["sentence"] for ceiling in found["ceilings"])
-    sentence = f"Rehearsed {found['replicates']} times in {len(found['worlds'])} worlds. {shown}"
+    sentence = (
+        f"Rehearsed {found['replicates']} times in {len(found['worlds'])} worlds, the policy meets all "
+        f"{len(found['ceilings'])} risk ceilings."
+    )
     kept = {name: found[name] for name in ("ceilings", "history", "replicates", "seconds", "cached")}
     return {"declared": True, "sentence": sentence} | kept
 

@@ -66,6 +66,7 @@ def render(passage: Passage) -> str:
             item for item in records.newest_of_each_step(connection, run.run_id) if item.step != ONLINE_RESULT
         ]
     looks = [item for item in recorded if item.is_look]
+    begun = next((item.verdict for item in steps if item.step == "preregister"), None)
     compared = next((item.verdict for item in steps if item.step == "compare"), None)
     exposed, units = exposed_units(passage.session.settings.events_dir, run.model, run.run_id)
     forecast = compared.evidence.get("forecast", {}) if compared else {}
@@ -89,6 +90,7 @@ def render(passage: Passage) -> str:
         explained=explained,
         past_chart=charts.past_runs(explained.get("transfer", {})),
         anomalies=anomalies(passage),
+        rehearsal=begun.evidence.get("rehearsal", {}) if begun else {},
         tables=_tables(looks),
     )
 

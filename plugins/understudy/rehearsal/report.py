@@ -244,12 +244,12 @@ def ceilings_of(experiment: Experiment, worlds: Sequence[WorldResult]) -> tuple[
 
 
 _WORDS = {
-    "false_promotion": "runs that promote a challenger with a margin of harm",
-    "false_rollback": "runs that roll back a challenger that is no worse",
-    "missed_harm": "runs that promote a challenger with twice a margin of harm",
-    "harmed_units": "units exposed before twice a margin of harm is over",
-    "detection": "seconds until twice a margin of harm is found in half of the runs",
-    "promotion": "seconds until half of the runs have promoted the hoped-for gain",
+    "false_promotion": "A challenger with a margin of harm is promoted in {} of the runs",
+    "false_rollback": "A challenger that is no worse is rolled back in {} of the runs",
+    "missed_harm": "A challenger with twice a margin of harm is promoted in {} of the runs",
+    "harmed_units": "Twice a margin of harm reaches {} units on average before it is over",
+    "detection": "Half of the runs find twice a margin of harm within {}",
+    "promotion": "Half of the runs promote the hoped-for gain within {}",
 }
 
 _Figure = tuple[str, float | None, float | None]
@@ -299,11 +299,19 @@ def _judged(name: str, limit: float, figures: list[_Figure]) -> Ceiling:
         return Ceiling(name, limit, None, None, None, False, sentence)
     world, value, bound = max(figures, key=lambda figure: math.inf if figure[2] is None else figure[2])
     met = bound is not None and bound < limit
-    shown = "never, in most runs" if value is None else f"{value:.4g}"
-    upto = "" if bound is None else f" (at most {bound:.4g})"
-    verdict = "below" if met else "not below"
-    sentence = f"{name}: {shown}{upto} in {world}, {verdict} {limit:g} {_WORDS[name]}."
+    shown = "no time: most never do" if value is None else _shown(name, value)
+    upto = "an unknown number" if bound is None else _shown(name, bound)
+    sentence = (
+        f"{_WORDS[name].format(shown)} (at most {upto}; worst where {world.replace('_', ' ')}), and the ceiling is "
+        f"{_shown(name, limit)}{'' if met else ': missed'}."
+    )
     return Ceiling(name, limit, value, bound, world, met, sentence)
+
+
+def _shown(name: str, value: float) -> str:
+    if name in ("false_promotion", "false_rollback", "missed_harm"):
+        return f"{value:.1%}"
+    return f"{value:,.0f}" + (" s" if name in ("detection", "promotion") else "")
 
 
 def _at(ordered: Floats, rank: int) -> float | None:
