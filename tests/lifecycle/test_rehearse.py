@@ -232,7 +232,6 @@ def test_a_run_that_misses_a_ceiling_is_refused_with_the_numbers_and_the_fix(wor
         require_rehearsed(world.session.passage(world.started("2")))
     message = refused.value.message
     assert "promote the hoped-for gain" in message
-    assert "hoped-for gain" in message
     assert "The smallest change found that meets them: soak of the last stage" in message
 
 

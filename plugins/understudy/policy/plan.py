@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,12 @@ def harm_rows(experiment: Experiment, cohorts: Sequence[str]) -> Rows:
     over the deciding metrics and the registered cohorts. The budget stays as it is when a cohort is contained. Dry runs
     are judged as if they decided, and watched metrics at the whole alpha; neither spends anything of the budget.
     """
+    return _harm_rows(experiment, tuple(cohorts))
+
+
+@lru_cache(maxsize=16)
+def _harm_rows(experiment: Experiment, cohorts: tuple[str, ...]) -> Rows:
+    # The same for every look of a run, and thousands of cohorts take longer to name than to judge.
     deciding = experiment.deciding
     by_cohort = [metric for metric in deciding if metric.kind is not MetricKind.FAIRNESS_GAP]
     overall = experiment.alpha / len(deciding) * (1 - COHORT_BUDGET if cohorts else 1)
@@ -75,7 +82,7 @@ def harm_rows(experiment: Experiment, cohorts: Sequence[str]) -> Rows:
                 rows += [(metric, cohort, each) for cohort in cohorts]
         elif not metric.decides:
             rows.append((metric, ALL, experiment.alpha))
-    return _rows(rows, tuple(cohorts))
+    return _rows(rows, cohorts)
 
 
 def tolerance_rows(experiment: Experiment, scale: float) -> Rows:
