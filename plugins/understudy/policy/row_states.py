@@ -154,7 +154,7 @@ def _judge(
     same = np.array([metric.better is Better.SAME for metric in rows.metrics], dtype=bool)
     found = source >= 0
     present = np.flatnonzero(found)
-    in_order = len(present) == len(cells) and bool((source == np.arange(len(cells))).all())
+    in_order = np.array_equal(source, np.arange(len(cells)))
     picked = cells if in_order else cells.rows(source[present].tolist())
     # A change in either direction is two questions, so each gets half of the budget.
     alpha = np.where(same, rows.alpha / 2, rows.alpha)
