@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -207,8 +208,10 @@ def test_make_up_leaves_no_process_behind_however_it_ends(
     log = tmp_path / "log"
     with log.open("wb") as output:
         owner = subprocess.Popen(
-            command, cwd=tmp_path, env=env, stdout=output, stderr=output, start_new_session=True
-        )
+            command, cwd=tmp_path, env=env, stdout=output, stderr=output, start_new_session=True,
+            # A suite that runs in the background hands down an ignored SIGINT, and nobody could interrupt anything.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
     # SIGKILL and SIGTERM hit a complete installation, SIGINT one that is still starting.
     sign = "login viewer" if number != signal.SIGINT else ""
     ready = (
