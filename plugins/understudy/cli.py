@@ -157,6 +157,35 @@ def rollback(
 
 
 @app.command()
+def plan(
+    experiment: Annotated[str, typer.Argument(help="Experiment name, or the path of its file.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say how many events and how long each stage takes, from the champion's own past; nothing is simulated."""
+    from understudy.lifecycle.plan import plan as run
+
+    with _errors(as_json):
+        found = run(experiment)
+    if as_json:
+        print(json.dumps(found))
+        return
+    title = f"{found['experiment']} at {found['events_per_second']:,.3g} events a second"
+    table = Table("stage", "share", "events", "takes", "time-out", "finds by then", title=title)
+    for stage in found["stages"]:
+        table.add_row(
+            str(stage["stage"]),
+            f"{stage['percent']:g} %",
+            "-" if stage["events"] is None else f"{stage['events']:,}",
+            "never" if stage["seconds"] is None else f"{stage['seconds']:,.0f} s",
+            f"{stage['timeout']:,.0f} s{'' if stage['in_time'] else ' (too short)'}",
+            "-" if stage["detectable"] is None else f"{stage['detectable']:.3g}",
+        )
+    _out.print(table)
+    sources = "; ".join(f"{name}: {source}" for name, source in found["history"].items())
+    _out.print(f"From {sources}.", markup=False)
+
+
+@app.command()
 def rehearse(
     experiment: Annotated[str, typer.Argument(help="Experiment name, or the path of its file.")],
     replicates: Annotated[int | None, typer.Option(min=50, help="Simulated runs per world.")] = None,

@@ -19,7 +19,7 @@ from understudy.settings import Settings
 from understudy.spec import Experiment, find, load
 from understudy.store import Store, exposures
 
-__all__ = ["refusal", "rehearse", "require_rehearsed"]
+__all__ = ["champion_of", "refusal", "rehearse", "require_rehearsed", "spec_of"]
 
 Progress = Callable[[float, str], None]
 """Called with the part that is done, from 0 to 1, and what is being done."""
@@ -63,8 +63,8 @@ def rehearse(
     from understudy import rehearsal
 
     settings = settings or Settings.from_env()
-    spec = _spec(experiment, settings)
-    champion = champion or _champion(settings, spec.model)
+    spec = spec_of(experiment, settings)
+    champion = champion or champion_of(settings, spec.model)
     history = history_of(spec, settings, champion=champion, registry=registry, refresh=refresh)
     path = settings.home / "rehearsals" / f"{spec.name}-{_key(spec, history.digest, replicates)}.json"
     kept = None if refresh else _kept(path)
@@ -140,14 +140,15 @@ def refusal(found: Mapping[str, Any]) -> str | None:
     )
 
 
-def _spec(experiment: Experiment | Path | str, settings: Settings) -> Experiment:
+def spec_of(experiment: Experiment | Path | str, settings: Settings) -> Experiment:
+    """Return a spec that may be given as itself, as a file, or by its name in the experiments folder."""
     if isinstance(experiment, Experiment):
         return experiment
     path = Path(experiment)
     return load(path) if path.suffix in (".yaml", ".yml") else find(settings.experiments, str(experiment))
 
 
-def _champion(settings: Settings, model: str) -> str | None:
+def champion_of(settings: Settings, model: str) -> str | None:
     """Return the version in production as the store knows it; None before the first run."""
     store = Store.open(settings)
     with store.read() as connection:

@@ -12,6 +12,7 @@ Example::
 
 from understudy.rehearsal.fixes import Fix, smallest_fix
 from understudy.rehearsal.history import History
+from understudy.rehearsal.plan import MetricPlan, StagePlan, plan_of
 from understudy.rehearsal.rehearse import Progress, rehearse
 from understudy.rehearsal.report import RULE, Ceiling, Delay, Report, Share, WorldResult
 from understudy.rehearsal.worlds import Effect, Shape, Truth, World, worlds_of
@@ -23,13 +24,16 @@ __all__ = [
     "Effect",
     "Fix",
     "History",
+    "MetricPlan",
     "Progress",
     "Report",
     "Shape",
     "Share",
+    "StagePlan",
     "Truth",
     "World",
     "WorldResult",
+    "plan_of",
     "rehearse",
     "smallest_fix",
     "worlds_of",
