@@ -17,9 +17,20 @@ from understudy.events.increment import Increment
 from understudy.events.query import EvidenceQuery, MetricQuery
 from understudy.events.totals import Series, Totals
 from understudy.stats.evidence import Evidence, Quality
+from understudy.stats.histogram import LogHistogram
 from understudy.store import Store, moments
 
-__all__ = ["EvidenceQuery", "MetricQuery", "Replay", "Series", "collect", "evidence_at", "series", "traffic"]
+__all__ = [
+    "EvidenceQuery",
+    "MetricQuery",
+    "Replay",
+    "Series",
+    "collect",
+    "evidence_at",
+    "latency",
+    "series",
+    "traffic",
+]
 
 _ATTEMPTS = 20
 _KEPT = 4
@@ -278,6 +289,17 @@ def traffic(store: Store, query: EvidenceQuery, run_id: str) -> dict[tuple[str, 
     account = _Account(query, run_id)
     account.advance(store)
     return account.totals.traffic()
+
+
+def latency(store: Store, query: EvidenceQuery, run_id: str) -> LogHistogram:
+    """Return the answer times of control and challenger, in milliseconds, as stored so far.
+
+    Raises:
+        StoreError: increments are missing, or measured something else.
+    """
+    account = _Account(query, run_id)
+    account.advance(store)
+    return account.totals.latency()
 
 
 def series(store: Store, query: EvidenceQuery, run_id: str) -> list[Series]:

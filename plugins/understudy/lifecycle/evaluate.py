@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import DataMissing
-from understudy.lifecycle import off_policy
+from understudy.lifecycle import groups, off_policy
 from understudy.lifecycle.scoring import probabilities, read_dataset
 from understudy.lifecycle.session import Passage, session
 from understudy.spec import MetricKind
@@ -61,6 +61,9 @@ def evaluate(run_id: str) -> dict[str, Any]:
     }
     answered = _answered(run.version, scores[run.version])
     verdict = _judge(passage, compared, len(holdout), answered)
+    told = {"champion": scores[run.champion], "challenger": scores[run.version]}
+    apart = groups.gaps(told, labels, cohorts, experiment.alpha)
+    verdict = replace(verdict, evidence={**verdict.evidence, "groups": apart})
     if experiment.evaluation.off_policy is not None:
         valued = off_policy.value(passage, experiment.evaluation.off_policy)
         verdict = _with(verdict, valued)

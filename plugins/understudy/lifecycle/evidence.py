@@ -11,8 +11,9 @@ from understudy.events import evidence as events
 from understudy.lifecycle.session import Passage
 from understudy.spec import Metric, MetricKind
 from understudy.stats.evidence import Evidence, Quality
+from understudy.stats.histogram import LogHistogram
 
-__all__ = ["BIAS", "Past", "gather", "query_of", "series_of", "traffic_of"]
+__all__ = ["BIAS", "Past", "gather", "latency_of", "query_of", "series_of", "traffic_of"]
 
 BIAS = "mean_error_of_predictions"
 """Measured beside a Brier score, whether or not the spec asks for it: it tells calibration from the other reasons why
@@ -56,6 +57,13 @@ class Past:
     def at(self, seq: int, quality: Mapping[str, Any], without: Sequence[str] = ()) -> Evidence:
         """Return the evidence of a look again; see `understudy.events.evidence.Replay`."""
         return replace(self._replay.at(seq, without), quality=Quality.from_dict(quality))
+
+
+def latency_of(passage: Passage) -> LogHistogram | None:
+    """Return the answer times of a run's control and challenger; None before anybody was exposed."""
+    if not passage.run.stage:
+        return None
+    return events.latency(passage.session.store, query_of(passage), passage.run.run_id)
 
 
 def traffic_of(passage: Passage) -> dict[tuple[str, ...], float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -12,7 +13,9 @@ from understudy.events.reader import exposed_units
 from understudy.lifecycle import charts
 from understudy.lifecycle.anomalies import anomalies
 from understudy.lifecycle.compare import ONLINE_RESULT
+from understudy.lifecycle.evidence import latency_of
 from understudy.lifecycle.session import Passage, session
+from understudy.stats.histogram import LogHistogram
 from understudy.store import ledger, records, runs
 from understudy.verdicts import Verdict
 
@@ -67,6 +70,7 @@ def render(passage: Passage) -> str:
         ]
     looks = [item for item in recorded if item.is_look]
     begun = next((item.verdict for item in steps if item.step == "preregister"), None)
+    evaluated = next((item.verdict for item in steps if item.step == "evaluate"), None)
     compared = next((item.verdict for item in steps if item.step == "compare"), None)
     exposed, units = exposed_units(passage.session.settings.events_dir, run.model, run.run_id)
     forecast = compared.evidence.get("forecast", {}) if compared else {}
@@ -90,6 +94,8 @@ def render(passage: Passage) -> str:
         explained=explained,
         past_chart=charts.past_runs(explained.get("transfer", {})),
         anomalies=anomalies(passage),
+        groups=evaluated.evidence.get("groups", {}) if evaluated else {},
+        answer_times=_answer_times(passage),
         rehearsal=begun.evidence.get("rehearsal", {}) if begun else {},
         tables=_tables(looks),
     )
@@ -101,6 +107,29 @@ def _harm_charts(passage: Passage, looks: list[records.RecordedVerdict]) -> dict
     order = sorted(experiment.deciding, key=lambda metric: metric != experiment.primary)
     drawn = {metric.name: charts.harm_over_time(looks, metric.name, metric.margin) for metric in order}
     return {name: picture for name, picture in drawn.items() if picture}
+
+
+def _answer_times(passage: Passage) -> list[dict[str, Any]]:
+    """Return percentiles of the answer times of both arms, in milliseconds, with their intervals."""
+    histogram = latency_of(passage)
+    if histogram is None:
+        return []
+    return [
+        {"arm": arm, "n": int(histogram.n[index])}
+        | {f"p{round(100 * q)}": _percentile(histogram, q, index) for q in (0.5, 0.95, 0.99)}
+        for index, arm in enumerate(("control", "challenger"))
+        if histogram.n[index]
+    ]
+
+
+def _percentile(histogram: LogHistogram, q: float, arm: int) -> str:
+    found = histogram.interval(q)
+    value, low, high = (float(part[arm]) for part in (found.estimate, found.lower, found.upper))
+    if not math.isfinite(value):
+        return "not known"
+    return f"{value:.3g} ms" + (
+        f" ({low:.3g} to {high:.3g})" if math.isfinite(low) and math.isfinite(high) else ""
+    )
 
 
 def _bound(value: float | None) -> str:
