@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -96,6 +96,8 @@ class Passage:
         Raises:
             StepNotPassed: The outcome is not PASS.
         """
+        if not verdict.change:
+            verdict = replace(verdict, change=_DONE if verdict.passed else _CHANGES.get(step, _ANEW))
         with self.session.store.write() as connection:
             now = self.session.store.clock()
             records.record_verdict(
@@ -121,6 +123,15 @@ class Passage:
             found = records.verdicts_of(connection, self.run.run_id, step, newest=1)
         return found[0].verdict if found else None
 
+
+_DONE = "Nothing: the step is done for this run."
+_ANEW = "A new run, once the cause is mended."
+_CHANGES = {
+    "check_data": "Data that meets the suites, or suites that fit the data; then a new run.",
+    "evaluate": "A version with a larger gain, or a larger holdout that can prove it; then a new run.",
+    "shadow": "A version that answers as the limits ask, or more requests to judge it by; then a new run.",
+}
+"""What would change the verdict of a step that says nothing of it itself."""
 
 _opened: dict[Settings, Session] = {}
 _opening = threading.Lock()

@@ -289,12 +289,13 @@ class Experiment(Declared):
         counted = {
             metric.name
             for metric in self.metrics
-            if metric.kind in (MetricKind.ERROR_RATE, MetricKind.LATENCY_OVER)
+            if metric.kind in (MetricKind.ERROR_RATE, MetricKind.LATENCY_OVER) and not metric.covariate
         }
         for budget in self.budgets:
             if budget.metric not in counted:
                 raise ValueError(
-                    f"a budget counts bad answers, and {budget.metric!r} is no metric of kind error_rate or latency_over"
+                    f"a budget counts bad answers, and {budget.metric!r} is no metric of kind error_rate or latency_over "
+                    "without a covariate"
                 )
         _refuse_repeats("budget", [budget.metric for budget in self.budgets])
 
