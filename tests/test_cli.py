@@ -219,3 +219,30 @@ def test_the_installed_command_works_in_a_process_of_its_own(home: Path) -> None
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["valid"]
+
+
+@pytest.mark.parametrize("command", ["plan", "rehearse"])
+def test_without_a_past_nothing_is_planned_or_rehearsed_and_the_way_out_is_named(
+    home: Path, command: str
+) -> None:
+    declared.write(home / "experiments")
+    found = answered(command, declared.NAME, code=1)
+    assert found["error"]["code"] == "NO_HISTORY"
+    assert "Serve the champion" in found["error"]["message"]
+
+
+@pytest.mark.parametrize("command", ["plan", "rehearse"])
+def test_an_experiment_that_is_not_there_is_an_error_of_its_own(home: Path, command: str) -> None:
+    assert answered(command, "nothing", code=1)["error"]["code"] == "NO_SUCH_EXPERIMENT"
+
+
+def test_a_run_that_nobody_knows_cannot_be_reproduced(home: Path) -> None:
+    assert answered("reproduce", "nothing", code=1)["error"]["code"] == "NO_SUCH_RUN"
+
+
+def test_a_run_without_a_verdict_is_not_reproduced(home: Path) -> None:
+    exposed_run()
+    with session().store.read() as connection:
+        (only,) = runs.latest(connection, declared.MODEL)
+    found = answered("reproduce", only.run_id, code=1)
+    assert (found["reproduced"], found["verdicts"]) == (False, [])
