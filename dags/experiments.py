@@ -24,14 +24,16 @@ from understudy.spec import Experiment, Stage
 def lifecycle(experiment: Experiment) -> None:
     """From the frozen plan to promotion; whatever fails on the way, nobody stays exposed."""
     with DAG(**experiment_dag_arguments(experiment)):
-        preregister = PreregisterOperator(task_id="preregister", experiment=experiment.name)
+        preregister = PreregisterOperator(
+            task_id="preregister", experiment=experiment.name, queue="evaluation"
+        )
         check_data = LifecycleOperator(step="check_data")
         evaluate = LifecycleOperator(
             step="evaluate", queue="evaluation", execution_timeout=timedelta(hours=2)
         )
         shadow = LifecycleOperator(step="shadow", queue="evaluation", execution_timeout=timedelta(hours=2))
         stages = [exposure(number, stage, experiment) for number, stage in enumerate(experiment.stages, 1)]
-        compare = LifecycleOperator(step="compare")
+        compare = LifecycleOperator(step="compare", queue="evaluation")
         promote = LifecycleOperator(step="promote")
 
         # Teardowns run whatever happened, even after a person marked the whole run as failed, and do not count towards
