@@ -62,11 +62,7 @@ def evaluate(run_id: str) -> dict[str, Any]:
     answered = _answered(run.version, scores[run.version])
     verdict = _judge(passage, compared, len(holdout), answered)
     told = {"champion": scores[run.champion], "challenger": scores[run.version]}
-    apart = groups.gaps(told, labels, cohorts, experiment.alpha)
-    verdict = replace(verdict, evidence={**verdict.evidence, "groups": apart})
-    if experiment.evaluation.off_policy is not None:
-        valued = off_policy.value(passage, experiment.evaluation.off_policy)
-        verdict = _with(verdict, valued)
+    verdict = _with(passage, verdict, groups.gaps(told, labels, cohorts, experiment.alpha))
     record = StepRecord(
         metrics=_metrics(passage, scores, labels, compared),
         params={"rows": len(holdout), "holdout": experiment.data.holdout, "alpha": experiment.alpha},
@@ -154,8 +150,13 @@ def _judge(
     )
 
 
-def _with(verdict: Verdict, valued: Verdict) -> Verdict:
-    """Fold the off-policy value in; the forecast stays where the comparison looks for it."""
+def _with(passage: Passage, verdict: Verdict, apart: dict[str, Any]) -> Verdict:
+    """Add the gaps between groups and, where it is asked for, the off-policy value; the forecast stays where it is."""
+    verdict = replace(verdict, evidence={**verdict.evidence, "groups": apart})
+    declared = passage.experiment.evaluation.off_policy
+    if declared is None:
+        return verdict
+    valued = off_policy.value(passage, declared)
     folded = worst_of([verdict, valued], f"{verdict.sentence} {valued.sentence}")
     numbers = {**verdict.evidence, "off_policy": dict(valued.evidence)}
     return replace(folded, evidence=numbers, parts=(*verdict.parts, valued))
