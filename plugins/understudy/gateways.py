@@ -68,16 +68,16 @@ def wait_until_followed(urls: Sequence[str], exposure: Exposure, deadline: float
     """
     until = time.monotonic() + deadline
     while True:
+        failure: Unreachable | GatewayMismatch | None = None
+        problem = None
         try:
             problem = _first_problem(urls, exposure)
-        except (Unreachable, GatewayMismatch):
-            if time.monotonic() > until:
-                raise
-            problem = "does not answer"
-        if problem is None:
+        except (Unreachable, GatewayMismatch) as error:
+            failure = error
+        if problem is None and failure is None:
             return
         if time.monotonic() > until:
-            raise GatewayMismatch(
+            raise failure or GatewayMismatch(
                 f"The gateway at {problem}, after {deadline:g} s. It must follow generation {exposure.generation} of "
                 f"{exposure.model}; look at its log, and check that it reads the flag document in UNDERSTUDY_HOME."
             )
