@@ -164,7 +164,8 @@ def _detection(found: Sequence[Result]) -> list[str]:
         'like and like, the target\'s tuning. "reached": the 95 % intervals of the share found and of the median stop contain',
         'the target or are better; "formula reached": the same for the bare formula. Otherwise it says by how much it is',
         "later or finds fewer than the easier of the two: judging by 256 buckets in place of units widens an interval by",
-        "about one per cent. More than 2 % later or 2 points fewer is called SLOWER, and a failure.",
+        "about one per cent. More than 2 % later or 2 points fewer, beyond the 95 % intervals of both, is called SLOWER,",
+        "and a failure.",
         "",
     ]
     return [*words, *_table(heads, rows)]
@@ -180,7 +181,9 @@ def _slower(r: Result, kind: str, share: float, median: float, bare: Result, for
         return "formula reached"
     later = _or(stop["median"], never) / max(median, _or(other["median"], never)) - 1
     fewer = min(share, 100 * bare.rate(form).point) - 100 * r.rate(kind).point
-    if later > _ALLOWED / 100 or fewer > _ALLOWED:
+    surely_later = low / max(median, _or(other["high"], never)) - 1
+    surely_fewer = min(share, 100 * bare.rate(form).low) - 100 * high
+    if surely_later > _ALLOWED / 100 or surely_fewer > _ALLOWED:
         return "SLOWER"
     words = [f"{later:.1%} later"] if later > 0 else []
     return ", ".join([*words, f"{fewer:.2f} points fewer"] if fewer > 0 else words)

@@ -163,17 +163,12 @@ def test_the_grid_has_all_distributions_exposures_and_structures(committed: list
 def test_no_committed_world_alarms_more_often_than_promised(committed: list[runner.Result]) -> None:
     rates = [(r.rate(kind), alpha) for r in committed for kind, alpha in promised(r).items()]
     assert all(rate.point <= alpha for rate, alpha in rates)
-    assert all(failure.startswith("detection") for failure in report.failures(committed))
+    assert not report.failures(committed)
 
 
-def test_committed_harm_is_found_as_soon_as_promised_and_what_is_slower_stands_on_the_page(
-    committed: list[runner.Result],
-) -> None:
-    slower = {key for key, word in detected(committed).items() if word == "SLOWER"}
-    # 256 buckets widen an interval by about one per cent, which shows where an effect is barely found at all.
-    assert slower <= {(1.0, "one"), (1.0, "two")}
-    page = (DOCS / "calibration.md").read_text()
-    assert page.count("slower than the target") == len(slower)
+def test_committed_harm_is_found_as_soon_as_promised(committed: list[runner.Result]) -> None:
+    assert "SLOWER" not in detected(committed).values()
+    assert "## Broken promises" not in (DOCS / "calibration.md").read_text()
 
 
 def test_a_broken_promise_would_stand_in_the_report(committed: list[runner.Result]) -> None:
