@@ -111,11 +111,6 @@ def test_unsound_evidence_is_never_tolerated() -> None:
     assert judge(evidence(multi_arm_units=1), limits=LIMITS).kind is Kind.ROLL_BACK
 
 
-def test_the_next_stage_starts_to_count_anew_and_keeps_what_was_spent() -> None:
-    history = History(1, 2, 3, {"errors": 4.0})
-    assert history.at_next_stage() == History(0, 0, 0, {"errors": 4.0})
-
-
 def test_many_runs_are_counted_as_each_of_them_alone() -> None:
     experiment = declared.experiment(limits=LIMITS)
     rng = np.random.default_rng(5)

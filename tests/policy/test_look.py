@@ -223,13 +223,6 @@ def test_the_same_look_always_gives_the_same_decision_to_the_last_digit(seen: Ev
     assert json.dumps(decisions[0].verdict.to_dict()) == json.dumps(decisions[1].verdict.to_dict())
 
 
-def test_a_look_with_loose_arguments_is_the_same_look() -> None:
-    loose = policy.judge_stage(
-        declared.experiment(), stage=1, cohorts=(), evidence=UNDECIDED, seconds_in_stage=60.0, now=NOW
-    )
-    assert loose == judge(UNDECIDED)
-
-
 def test_every_look_keeps_each_metric_with_its_numbers() -> None:
     judged = part(judge(evidence()).verdict, "brier")
     assert judged.evidence["upper"] <= judged.evidence["limit"] == pytest.approx(0.04)

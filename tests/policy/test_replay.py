@@ -14,7 +14,7 @@ from understudy import policy
 from understudy.policy import History, Look, Mismatch
 from understudy.policy.replay import differences
 from understudy.stats.evidence import Evidence
-from understudy.verdicts import Verdict
+from understudy.verdicts import Outcome, Verdict
 
 EXPERIMENT = declared.experiment()
 NAMES = ("origin=JFK",)
@@ -35,7 +35,7 @@ def stored(value: Any) -> Any:
 def test_what_was_recorded_is_reproduced(seen: Evidence) -> None:
     first = look(seen, cohorts=NAMES, history=History(0, 1, 2, {"errors": 3.0}))
     decision = policy.decide(EXPERIMENT, first)
-    recorded = Verdict.from_dict(stored(decision.verdict.to_dict()))
+    recorded = Verdict.from_dict(stored(policy.record_of(decision).to_dict()))
     again = Look.from_dict(stored(first.to_dict()))
     assert policy.reproduce(EXPERIMENT, again, recorded, decision.kind.value) == ()
     shipped = policy.compare_online(EXPERIMENT, seen, cohorts=NAMES)
@@ -77,11 +77,67 @@ def test_another_action_another_spec_and_another_history_are_found() -> None:
     } >= {"seconds"}
 
 
-def test_a_verdict_that_was_stored_without_its_parts_is_compared_without_them() -> None:
+def test_parts_that_were_taken_away_are_missed() -> None:
     decision = policy.decide(EXPERIMENT, look(HARM))
     bare = replace(decision.verdict, parts=())
-    assert policy.reproduce(EXPERIMENT, look(HARM), bare, decision.kind.value) == ()
-    assert policy.reproduce(EXPERIMENT, look(UNDECIDED), bare) != ()
+    assert policy.reproduce(EXPERIMENT, look(HARM), bare, decision.kind.value) != ()
+
+
+COHORTS = tuple(f"origin={name}" for name in ("JFK", "LGA", "EWR", "BOS", "DCA"))
+
+
+def of_cohorts(worse_at_jfk: float = 0.0, impossible: float = 0.0) -> Look:
+    """Return an undecided look with a cohort that may be worse, two quiet ones, one in doubt and one without data."""
+    seen = evidence(
+        *(brier(0.03), NEVER, brier(worse_at_jfk, 2000, COHORTS[0])),
+        *(brier(harm, 500, cohort) for harm, cohort in ((0.0, COHORTS[1]), (0.001, COHORTS[2]))),
+        brier(impossible, 500, COHORTS[3]),
+    )
+    return look(seen, cohorts=COHORTS)
+
+
+def kept(record: Verdict) -> set[tuple[str | None, str]]:
+    return {(part.cohort, part.reason) for part in record.parts if part.cohort in COHORTS}
+
+
+def test_a_look_that_only_holds_keeps_the_cohorts_that_matter_and_counts_the_rest() -> None:
+    decision = policy.decide(EXPERIMENT, of_cohorts(0.03, impossible=-5.0))
+    record = policy.record_of(decision)
+    assert decision.kind is policy.Kind.HOLD
+    assert replace(record, parts=()) == replace(decision.verdict, parts=())
+    assert kept(record) == {(COHORTS[0], "deteriorated"), (COHORTS[3], "undetermined")}
+    about_everyone = [part for part in decision.verdict.parts if part.cohort not in COHORTS]
+    assert [part for part in record.parts if part.cohort not in COHORTS][:-1] == about_everyone
+    rest = record.parts[-1]
+    assert (rest.reason, rest.outcome) == (policy.QUIET_COHORTS, Outcome.INCONCLUSIVE)
+    assert rest.evidence["reasons"] == {"no_data": 6, "no_harm_proven": 2}
+    assert (
+        rest.sentence == "8 more judgements on cohorts: 2 found no proven harm, 6 cannot be determined yet."
+    )
+
+
+def test_what_was_said_of_quiet_cohorts_is_reproduced_without_being_kept() -> None:
+    first = of_cohorts(0.001)
+    record = Verdict.from_dict(stored(policy.record_of(policy.decide(EXPERIMENT, first)).to_dict()))
+    assert policy.reproduce(EXPERIMENT, first, record, "HOLD") == ()
+    found = policy.reproduce(EXPERIMENT, of_cohorts(0.002), record, "HOLD")
+    assert [item.path.rpartition(".")[2] for item in found] == ["digest"]
+
+
+@pytest.mark.parametrize(
+    ("seen", "changes", "kind"),
+    [
+        (evidence(brier(-0.1), NEVER, brier(-0.1, 2000, COHORTS[0])), {}, "ADVANCE"),
+        (evidence(brier(0.1), NEVER, brier(0.0, 2000, COHORTS[0])), {}, "ROLL_BACK"),
+        (evidence(brier(0.0), NEVER, brier(0.3, 2000, COHORTS[0])), {"cohort_harm": "contain"}, "HOLD"),
+    ],
+    ids=["advances", "rolls back", "contains"],
+)
+def test_a_look_that_acts_keeps_every_judgement(seen: Evidence, changes: dict[str, Any], kind: str) -> None:
+    decision = policy.decide(declared.experiment(**changes), look(seen, cohorts=COHORTS))
+    assert (decision.kind.value, bool(decision.contain)) == (kind, bool(changes))
+    assert {part.cohort for part in decision.verdict.parts} >= set(COHORTS[1:])
+    assert policy.record_of(decision) == decision.verdict
 
 
 @pytest.mark.parametrize(

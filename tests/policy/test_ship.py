@@ -65,7 +65,7 @@ def test_an_upper_bound_of_exactly_zero_is_no_win() -> None:
         table = found.table
         table.upper[0] = upper
         shifted = States(found.rows, table, found.doubt, found.missing)
-        assert bool(policy.shipped(EXPERIMENT, shifted).won) is won
+        assert bool(policy.shipped(shifted).won) is won
 
 
 def test_the_ship_rule_divides_alpha_over_nothing() -> None:
@@ -86,7 +86,7 @@ def test_many_runs_are_shipped_as_each_of_them_alone() -> None:
         for side in ("control", "challenger")
     ]
     many = Cells(tables[0].metrics, tables[0].kinds, tables[0].cohorts, *arms)
-    together = policy.shipped(EXPERIMENT, policy.tolerances(EXPERIMENT, (), many)).shipped
+    together = policy.shipped(policy.tolerances(EXPERIMENT, (), many)).shipped
     alone = [policy.compare_online(EXPERIMENT, evidence(*cells)).passed for cells in singles]
     assert together.tolist() == alone
     assert 5 < sum(alone) < 35

@@ -47,15 +47,17 @@ def slow_run(
         for look in ladder.looks[run.stage]:
             now = run.entered[run.stage] + look * ladder.experiment.look_every
             evidence = _evidence(ladder, traffic, world, run, events, number, now)
-            decision = policy.judge_stage(
+            decision = policy.decide(
                 ladder.experiment,
-                stage=run.stage + 1,
-                cohorts=ladder.history.cohorts,
-                evidence=evidence,
-                seconds_in_stage=now - run.entered[run.stage],
-                now=NOW + now,
-                contained=tuple(run.contained),
-                history=run.history,
+                policy.Look(
+                    evidence,
+                    stage=run.stage + 1,
+                    seconds_in_stage=now - run.entered[run.stage],
+                    now=NOW + now,
+                    cohorts=ladder.history.cohorts,
+                    contained=tuple(run.contained),
+                    history=run.history,
+                ),
             )
             run.history = decision.history
             run.contained |= dict.fromkeys(decision.contain, now)

@@ -7,10 +7,9 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import ks_2samp
 
 from understudy.stats.calibration import calibration
-from understudy.stats.drift import psi, psi_of_counts, two_sample_ks
+from understudy.stats.drift import psi, psi_of_counts
 
 
 @pytest.mark.parametrize(("size", "critical"), [(500, 0.068), (10_000, 0.0034)])
@@ -55,16 +54,6 @@ def test_counts_of_categories_work_and_must_match() -> None:
     assert psi_of_counts([500, 500], [900, 100]).significant
     with pytest.raises(ValueError, match="same bins"):
         psi_of_counts([1, 2], [1])
-
-
-def test_kolmogorov_smirnov_agrees_with_scipy() -> None:
-    rng = np.random.default_rng(4)
-    a, b = rng.normal(size=400), rng.normal(0.1, 1, 500)
-    found, theirs = two_sample_ks(a, b), ks_2samp(a, b, method="asymp")
-    assert found is not None
-    assert found[0] == pytest.approx(theirs.statistic)
-    assert found[1] == pytest.approx(theirs.pvalue, rel=0.25)
-    assert two_sample_ks([math.nan], b) is None
 
 
 def test_a_calibrated_model_has_slope_one_and_an_overconfident_one_less() -> None:

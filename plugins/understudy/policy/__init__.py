@@ -3,9 +3,10 @@
 Harm may act at any look: a proven breach of a margin, or evidence that is provably unsound, rolls back. Everything else
 (time, units, fresh data, tight bounds) only ever gates advancement. Only PASS raises exposure.
 
-**One look**: ``decide(experiment, Look(...)) -> Decision``; `judge_stage` is the same with loose arguments.
+**One look**: ``decide(experiment, Look(...)) -> Decision``.
 **A whole run**: ``compare_online(experiment, evidence, cohorts=..., contained=...) -> Verdict`` (the ship rule).
-**Again**: ``reproduce(experiment, look, verdict, kind) -> differences`` recomputes a recorded look.
+**Again**: ``record_of(decision) -> Verdict`` is what is kept; ``reproduce(experiment, look, verdict, kind) -> differences``
+decides a recorded look again.
 
 **Many runs at once** (the rehearsal). The numeric core takes arrays with any leading axes, written (...) below, and the
 live path is the same code with none. Per look::
@@ -30,17 +31,17 @@ live path is the same code with none. Per look::
     standing.contain    # (..., cohort): cohorts to send back now; or them into ``contained``
     standing.counters   # for the next look of this stage
 
-and at the end of the ladder ``shipped(experiment, tolerances(experiment, cohorts, cells, 1.0, contained),
+and at the end of the ladder ``shipped(tolerances(experiment, cohorts, cells, 1.0, contained),
 contained.any(-1)).shipped``. Of `found` one can read ``found.harmful``, ``found.safe``, ``found.code`` (`State` codes)
 and ``found.table`` (estimate, lower, upper, determined ... per row); a metric without a row is undetermined.
 """
 
 from understudy.policy.budgets import Spending, budgets_allow, spending
 from understudy.policy.decision import Decision, History, Kind, Look
-from understudy.policy.one_look import decide, judge_stage
+from understudy.policy.one_look import decide
 from understudy.policy.plan import Rows, harm_rows, mask_of, shares, tightest, tolerance_rows
 from understudy.policy.quality import SPLIT_ALPHA
-from understudy.policy.replay import Mismatch, reproduce, reproduce_ship
+from understudy.policy.replay import QUIET_COHORTS, Mismatch, record_of, reproduce, reproduce_ship
 from understudy.policy.row_states import State, States, states, tolerances
 from understudy.policy.rules import (
     ADVANCE,
@@ -66,6 +67,7 @@ from understudy.policy.ship import compare_online, online_interval
 __all__ = [
     "ADVANCE",
     "HOLD",
+    "QUIET_COHORTS",
     "ROLL_BACK",
     "SPLIT_ALPHA",
     "Cause",
@@ -90,10 +92,10 @@ __all__ = [
     "harm_rows",
     "harmed_cohorts",
     "harmed_overall",
-    "judge_stage",
     "mask_of",
     "needed_units",
     "online_interval",
+    "record_of",
     "reproduce",
     "reproduce_ship",
     "shares",

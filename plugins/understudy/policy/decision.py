@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -50,10 +50,6 @@ class History:
         """Rebuild what `to_dict` returned."""
         spent = {name: _number(value) for name, value in data["spent_before"].items()}
         return cls(**{**data, "spent_before": spent})
-
-    def at_next_stage(self) -> History:
-        """Return the history with which the next stage begins: nothing in a row yet."""
-        return replace(self, failures=0, errors=0, inconclusive=0)
 
 
 @dataclass(frozen=True)

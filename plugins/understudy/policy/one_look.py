@@ -29,10 +29,9 @@ from understudy.policy.rules import (
     tolerated,
 )
 from understudy.spec import Experiment
-from understudy.stats.evidence import Evidence
 from understudy.verdicts import Outcome, Verdict
 
-__all__ = ["decide", "judge_stage"]
+__all__ = ["decide"]
 
 _KINDS = {ROLL_BACK: Kind.ROLL_BACK, ADVANCE: Kind.ADVANCE}
 
@@ -78,23 +77,6 @@ def decide(experiment: Experiment, look: Look) -> Decision:
             int(counters.inconclusive),
             look.history.spent_before,
         ),
-    )
-
-
-def judge_stage(
-    experiment: Experiment,
-    *,
-    stage: int,
-    cohorts: tuple[str, ...],
-    evidence: Evidence,
-    seconds_in_stage: float,
-    now: float,
-    contained: tuple[str, ...] = (),
-    history: History | None = None,
-) -> Decision:
-    """Decide one look at one stage; see `decide` and `Look` for the arguments."""
-    return decide(
-        experiment, Look(evidence, stage, seconds_in_stage, now, cohorts, contained, history or History())
     )
 
 

@@ -1,23 +1,42 @@
-"""A recorded look, decided again: the same inputs must give the same verdict, number by number."""
+"""What is kept of a look, and the look decided again: the same inputs must give the same record, number by number."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from understudy.policy.decision import Kind, Look
+from understudy.policy.decision import Decision, Kind, Look
+from understudy.policy.doubt import Doubt
 from understudy.policy.one_look import decide
 from understudy.policy.ship import compare_online
+from understudy.policy.words import number, plural
 from understudy.spec import Experiment
+from understudy.stats.cells import ALL
 from understudy.stats.evidence import Evidence
-from understudy.verdicts import Verdict
+from understudy.verdicts import Outcome, Verdict
 
-__all__ = ["TOLERANCE", "Mismatch", "differences", "reproduce", "reproduce_ship"]
+__all__ = [
+    "QUIET_COHORTS",
+    "TOLERANCE",
+    "Mismatch",
+    "differences",
+    "record_of",
+    "reproduce",
+    "reproduce_ship",
+]
+
+QUIET_COHORTS = "quiet_cohorts"
+"""Reason of the part that stands for the judgements that a record leaves out."""
 
 TOLERANCE = 1e-9
 """Relative difference that two machines may have in the last digits of one sum."""
+
+_DOUBTFUL = {doubt.name.lower() for doubt in Doubt}
 
 
 @dataclass(frozen=True)
@@ -39,6 +58,52 @@ class Mismatch:
         return {"path": self.path, "recorded": self.recorded, "again": self.again}
 
 
+def record_of(decision: Decision) -> Verdict:
+    """Return what is kept of a decision: all of its verdict, unless the look only holds.
+
+    A guard holds every few seconds for days, mostly with the same to say of every cohort. Such a look keeps what it says of
+    everyone and of the evidence, and each cohort that is worse, harmed or in doubt. The other cohorts become one part: how
+    many judgements for which reason, and a digest of what they say, which a replay has to meet too.
+    """
+    verdict = decision.verdict
+    acts = decision.kind is not Kind.HOLD or bool(decision.contain)
+    quiet = [part for part in verdict.parts if not acts and _is_quiet(part)]
+    if not quiet:
+        return verdict
+    loud = tuple(part for part in verdict.parts if not _is_quiet(part))
+    return replace(verdict, parts=(*loud, _summed(quiet)))
+
+
+def _is_quiet(part: Verdict) -> bool:
+    """Tell whether a judgement is on a cohort without proven harm, or on one that too little is known of yet."""
+    thin = part.reason == "undetermined" and part.evidence["reason"] not in _DOUBTFUL
+    return part.cohort not in (None, ALL) and (part.passed or thin)
+
+
+def _summed(quiet: Sequence[Verdict]) -> Verdict:
+    """Return one part that stands for several judgements."""
+    passed = sum(part.passed for part in quiet)
+    sentence = (
+        f"{plural(len(quiet), 'more judgement')} on cohorts: {passed:,} found no proven harm, {len(quiet) - passed:,} cannot "
+        "be determined yet."
+    )
+    reasons = Counter(part.evidence["reason"] or part.reason for part in quiet)
+    numbers = {
+        "reasons": dict(sorted(reasons.items())),
+        "digest": hashlib.sha256(json.dumps([_said(part) for part in quiet]).encode()).hexdigest(),
+    }
+    outcome = Outcome.PASS if passed == len(quiet) else Outcome.INCONCLUSIVE
+    change = "Harm or a deterioration that is proven in one of them, or numbers in doubt: then it is named."
+    return Verdict(outcome, QUIET_COHORTS, sentence, numbers, change=change)
+
+
+def _said(part: Verdict) -> list[str | None]:
+    """Return what a judgement says, its bounds to the digits that a person reads: later ones depend on the machine."""
+    bounds = (part.evidence["lower"], part.evidence["upper"])
+    read = [None if bound is None else number(bound) for bound in bounds]
+    return [part.metric, part.cohort, part.outcome.value, part.sentence, part.change, *read]
+
+
 def reproduce(
     experiment: Experiment, look: Look, recorded: Verdict, kind: str | None = None
 ) -> tuple[Mismatch, ...]:
@@ -47,7 +112,7 @@ def reproduce(
     Args:
         experiment: The spec that was frozen for the run.
         look: The stored look with its evidence.
-        recorded: The verdict that was stored. If its parts were not kept, only the verdict itself is compared.
+        recorded: The verdict that was stored, as `record_of` left it.
         kind: The action that was stored, if any.
     """
     decision = decide(experiment, look)
@@ -56,7 +121,7 @@ def reproduce(
         if kind is None or kind == decision.kind
         else [Mismatch("kind", Kind(kind).value, decision.kind.value)]
     )
-    return (*acted, *_compared(recorded, decision.verdict))
+    return (*acted, *differences(recorded.to_dict(), record_of(decision).to_dict()))
 
 
 def reproduce_ship(
@@ -67,14 +132,8 @@ def reproduce_ship(
     contained: Sequence[str] = (),
 ) -> tuple[Mismatch, ...]:
     """Apply the ship rule again to stored evidence and list what differs from its record."""
-    return _compared(recorded, compare_online(experiment, evidence, cohorts=cohorts, contained=contained))
-
-
-def _compared(recorded: Verdict, again: Verdict) -> tuple[Mismatch, ...]:
-    stored, now = recorded.to_dict(), again.to_dict()
-    if not stored["parts"]:
-        now["parts"] = []
-    return tuple(differences(stored, now))
+    again = compare_online(experiment, evidence, cohorts=cohorts, contained=contained)
+    return tuple(differences(recorded.to_dict(), again.to_dict()))
 
 
 def differences(recorded: Any, again: Any, path: str = "") -> Iterator[Mismatch]:

@@ -248,7 +248,7 @@ def enough_units(plan: Stage, control: ArrayLike, challenger: ArrayLike) -> Mask
     return np.asarray((np.asarray(control) >= needed[0]) & (np.asarray(challenger) >= needed[1]))
 
 
-def shipped(experiment: Experiment, overall: States, any_contained: ArrayLike = False) -> Shipping:
+def shipped(overall: States, any_contained: ArrayLike = False) -> Shipping:
     """Apply the ship rule to tolerances at scale 1: the primary has won and nothing could be worse than its margin.
 
     Source: Schultzberg, Ankargren, Franberg (2024), arXiv 2402.11609. One success metric is tested at alpha and each

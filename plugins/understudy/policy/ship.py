@@ -50,7 +50,7 @@ def compare_online(
     parts = [win_verdict(within, row) for row in primary]
     parts += [tolerance_verdict(within, row) for row in metrics if row not in primary]
     summed = summary(parts)
-    rule = shipped(experiment, within, bool(mask.any()))
+    rule = shipped(within, bool(mask.any()))
     harmed = bool(harmed_overall(harm)) or bool(harmed_cohorts(experiment, harm, mask).any())
     if harmed:
         every = (

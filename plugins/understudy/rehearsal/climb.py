@@ -327,4 +327,4 @@ class _Climb:
         experiment, cohorts = self.ladder.experiment, self.history.cohorts
         contained = self.contained[runs]
         whole = policy.tolerances(experiment, cohorts, cells, 1.0, contained)
-        return policy.shipped(experiment, whole, contained.any(axis=-1)).shipped
+        return policy.shipped(whole, contained.any(axis=-1)).shipped

@@ -1,4 +1,4 @@
-"""Has a column moved? Population stability index with its null distribution, and Kolmogorov-Smirnov.
+"""Has a column moved? Population stability index with its null distribution.
 
 PSI alone means nothing without the sample sizes: without any drift it follows ``(1/n_ref + 1/n_cur)
 chi2(B-1)`` (Yurdakul and Naranjo 2020). Gate on the size of the shift and on its significance together.
@@ -6,15 +6,14 @@ chi2(B-1)`` (Yurdakul and Naranjo 2020). Gate on the size of the shift and on it
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import chdtrc, chdtri, kolmogorov
+from scipy.special import chdtrc, chdtri
 
-__all__ = ["Drift", "psi", "psi_of_counts", "two_sample_ks"]
+__all__ = ["Drift", "psi", "psi_of_counts"]
 
 _FLOOR = 1e-4
 
@@ -78,19 +77,6 @@ def psi_of_counts(reference: ArrayLike, current: ArrayLike, alpha: float = 0.05)
     critical = scale * float(chdtri(len(ref) - 1, alpha))
     p = float(chdtrc(len(ref) - 1, value / scale))
     return Drift(value, critical, p, value > critical, len(ref), *sizes)
-
-
-def two_sample_ks(reference: ArrayLike, current: ArrayLike) -> tuple[float, float] | None:
-    """Return (largest gap of the distribution functions, asymptotic p-value); None without finite rows on a side."""
-    ref, cur = (
-        np.sort(v[np.isfinite(v)]) for v in (np.asarray(reference, float), np.asarray(current, float))
-    )
-    if not ref.size or not cur.size:
-        return None
-    grid = np.concatenate([ref, cur])
-    gaps = np.searchsorted(ref, grid, "right") / ref.size - np.searchsorted(cur, grid, "right") / cur.size
-    gap = float(np.abs(gaps).max())
-    return gap, float(kolmogorov(gap * math.sqrt(ref.size * cur.size / (ref.size + cur.size))))
 
 
 def _binned(values: NDArray[np.float64], inner: NDArray[np.float64]) -> NDArray[np.int64]:

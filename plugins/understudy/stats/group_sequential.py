@@ -13,16 +13,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
 
 import numpy as np
 from numpy.polynomial.legendre import leggauss
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
-from understudy.stats.plain import plain_fields
-
-__all__ = ["Crossing", "constant_bounds", "crossing"]
+__all__ = ["Crossing", "crossing"]
 
 Array = NDArray[np.float64]
 
@@ -50,15 +47,6 @@ class Crossing:
     def total(self) -> float:
         """Probability of any crossing."""
         return float(self.upper.sum() + self.lower.sum())
-
-    def median(self) -> float | None:
-        """Information at the median first crossing; None if fewer than half of the paths cross."""
-        reached = np.cumsum(self.upper + self.lower) >= 0.5
-        return float(self.information[np.argmax(reached)]) if reached.any() else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-safe dictionary."""
-        return plain_fields(self) | {"total": self.total, "median": self.median()}
 
 
 def crossing(
@@ -111,25 +99,3 @@ def _rule(width: float) -> tuple[Array, Array]:
 def _gauss(size: int) -> tuple[Array, Array]:
     x, w = leggauss(size)
     return x, w
-
-
-def constant_bounds(looks: int, alpha: float, shape: Literal["pocock", "obrien_fleming"]) -> Array:
-    """Return two-sided bounds on z for equally spaced looks that together cost alpha.
-
-    Pocock (1977): the same bound at every look. O'Brien and Fleming (1979): bound times ``sqrt(looks / k)``.
-
-    Raises:
-        ValueError: fewer than one look, or alpha outside (0, 1).
-    """
-    if looks < 1 or not 0 < alpha < 1:
-        raise ValueError(f"looks is {looks!r} and alpha {alpha!r}; at least one look, alpha between 0 and 1")
-    k = np.arange(1, looks + 1, dtype=float)
-    profile = np.ones(looks) if shape == "pocock" else np.sqrt(looks / k)
-    low, high = 0.0, 10.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        if crossing(k, np.maximum(middle, 1e-9) * profile).total > alpha:
-            low = middle
-        else:
-            high = middle
-    return high * profile

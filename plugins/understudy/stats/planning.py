@@ -1,15 +1,13 @@
-"""How many units, how long, and what can be seen: planning before anybody is exposed.
+"""How many units, and what can be seen: planning before anybody is exposed.
 
 For a mean, a proportion or a ratio alike: ``sd`` is the standard deviation of one unit's (linearised) value and the
-variance of the difference among N arriving units is ``(sd0^2 / s0 + sd1^2 / s1) / N`` with the exposure shares s0, s1.
+variance of the difference among N arriving units is ``sd^2 (1 / s0 + 1 / s1) / N`` with the exposure shares s0, s1.
 A test at alpha finds a distance with the wanted power when ``N = factor (z_alpha + z_power)^2 (...) / distance^2``.
 
 The distance is the effect hoped for (superiority), or margin minus the harm that is really there (non-inferiority).
 
 A confidence sequence may be looked at all the time and pays for it with more units. `sequential_factor` computes how
-many times more by recursive integration; `MEASURED_FACTOR` are simulated values for alpha 0.05 and power 0.8, 2016 looks,
-normal data, equal arms, sequence tuned for half of the planned total: the median run stops at 0.95 of the fixed
-size all the same.
+many times more by recursive integration. The median run stops at 0.95 of the fixed size all the same.
 
 Spotify's split of beta: Schultzberg, Ankargren, Franberg (2024), arXiv 2402.11609.
 """
@@ -17,36 +15,27 @@ Spotify's split of beta: Schultzberg, Ankargren, Franberg (2024), arXiv 2402.116
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtri
 
 from understudy.stats.group_sequential import crossing
 from understudy.stats.plain import plain_fields
 from understudy.stats.sequences import Sided, multiplier
 
 __all__ = [
-    "MEASURED_FACTOR",
-    "Duration",
     "SampleSize",
     "detectable_effect",
-    "fixed_power",
     "metric_power",
-    "proportion_sd",
     "sample_size",
     "sequential_factor",
-    "ship_probability",
-    "stage_duration",
 ]
 
 Array = NDArray[np.float64]
-
-MEASURED_FACTOR: dict[Sided, float] = {"two": 1.65, "one": 1.78}
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,32 +61,12 @@ class SampleSize:
         return plain_fields(self)
 
 
-@dataclass(frozen=True, eq=False)
-class Duration:
-    """Seconds that stages take, per stage and in all; NaN where units do not arrive.
-
-    Attributes:
-        seconds: of each stage.
-        total: of all.
-        determined: False if any stage never ends.
-    """
-
-    seconds: Array
-    total: float
-    determined: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-safe dictionary; undetermined numbers are null."""
-        return plain_fields(self)
-
-
 def sample_size(
     sd: ArrayLike,
     distance: ArrayLike,
     alpha: float,
     power: float,
     *,
-    sd_challenger: ArrayLike | None = None,
     shares: tuple[ArrayLike, ArrayLike] = (0.5, 0.5),
     sided: Sided = "one",
     factor: float = 1.0,
@@ -105,14 +74,13 @@ def sample_size(
     """Return the units that a test needs to find a distance.
 
     Args:
-        sd: standard deviation of a control unit's linearised value.
+        sd: standard deviation of a unit's linearised value.
         distance: effect, or margin minus true harm; only its size counts.
         alpha: error budget of the test.
         power: probability of finding the distance, see `metric_power` for several metrics.
-        sd_challenger: standard deviation in the challenger arm; as in control when left out.
         shares: exposure shares of (control, challenger) among arriving units; together at most 1.
         sided: "one" or "two".
-        factor: price of sequential looks, from `sequential_factor` or `MEASURED_FACTOR`.
+        factor: price of sequential looks, from `sequential_factor`.
 
     Raises:
         ValueError: alpha or power outside (0, 1), power not above alpha, factor below 1, or shares that add up to more
@@ -120,7 +88,7 @@ def sample_size(
     """
     need = _need(alpha, power, sided, factor)
     control, challenger = _shares(shares)
-    spread = _spread(sd, sd_challenger, control, challenger)
+    spread = _spread(sd, control, challenger)
     gap = np.abs(np.asarray(distance, dtype=float))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         exact = need**2 * spread / gap**2
@@ -140,7 +108,6 @@ def detectable_effect(
     alpha: float,
     power: float,
     *,
-    sd_challenger: ArrayLike | None = None,
     shares: tuple[ArrayLike, ArrayLike] = (0.5, 0.5),
     sided: Sided = "one",
     factor: float = 1.0,
@@ -151,35 +118,11 @@ def detectable_effect(
     """
     need = _need(alpha, power, sided, factor)
     control, challenger = _shares(shares)
-    spread, n = _spread(sd, sd_challenger, control, challenger), np.asarray(total, dtype=float)
+    spread, n = _spread(sd, control, challenger), np.asarray(total, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         found = need * np.sqrt(spread / n)
     enough = (n * np.minimum(control, challenger) >= 2) & np.isfinite(n)
     return np.where(enough & np.isfinite(found) & (spread > 0), found, np.nan)
-
-
-def fixed_power(
-    sd: ArrayLike,
-    distance: ArrayLike,
-    total: ArrayLike,
-    alpha: float,
-    *,
-    sd_challenger: ArrayLike | None = None,
-    shares: tuple[ArrayLike, ArrayLike] = (0.5, 0.5),
-    sided: Sided = "one",
-) -> Array:
-    """Return the probability that one test at the end finds the distance; NaN if undetermined.
-
-    Arguments and errors as for `sample_size`; ``total`` counts arriving units.
-    """
-    bar = _need(alpha, 0.5, sided, 1.0)  # at power one half only the critical value is left
-    control, challenger = _shares(shares)
-    spread, n = _spread(sd, sd_challenger, control, challenger), np.asarray(total, dtype=float)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        drift = np.abs(np.asarray(distance, dtype=float)) * np.sqrt(n / spread)
-    found = ndtr(drift - bar) + (ndtr(-drift - bar) if sided == "two" else 0.0)
-    enough = (n * np.minimum(control, challenger) >= 2) & np.isfinite(n) & (spread > 0)
-    return np.where(enough & np.isfinite(drift), found, np.nan)
 
 
 @lru_cache(maxsize=256)
@@ -219,56 +162,6 @@ def metric_power(beta: float, guardrails: int) -> float:
     return 1 - beta / (guardrails + 1)
 
 
-def ship_probability(success: Iterable[float], guardrails: Iterable[float]) -> float:
-    """Return the probability of "any success metric is superior and every guardrail is safe", tests independent.
-
-    Args:
-        success: per success metric, the probability that its test finds superiority.
-        guardrails: per guardrail, the probability that its test finds non-inferiority.
-
-    Raises:
-        ValueError: a probability outside [0, 1].
-    """
-    wins, holds = tuple(success), tuple(guardrails)
-    if not all(0 <= p <= 1 for p in (*wins, *holds)):
-        raise ValueError(f"probabilities {wins} and {holds} must lie within [0, 1]")
-    return (1 - math.prod(1 - p for p in wins)) * math.prod(holds)
-
-
-def proportion_sd(rate: ArrayLike) -> Array:
-    """Return the standard deviation of a yes or no with this rate; NaN outside [0, 1]."""
-    p = np.asarray(rate, dtype=float)
-    return np.sqrt(np.where((p >= 0) & (p <= 1), p * (1 - p), np.nan))
-
-
-def stage_duration(
-    units_per_arm: ArrayLike,
-    arrivals: ArrayLike,
-    shares: tuple[ArrayLike, ArrayLike],
-    soak: ArrayLike = 0.0,
-) -> Duration:
-    """Return how long each stage takes until both arms have their units and the soak is over.
-
-    Args:
-        units_per_arm: new units that each arm must see in the stage, [stage].
-        arrivals: new units per second over all traffic; a unit that returns is not new.
-        shares: exposure shares of (control, challenger), each [stage].
-        soak: least seconds of each stage.
-
-    Raises:
-        ValueError: shares negative or adding up to more than 1.
-    """
-    control, challenger = _shares(shares)
-    wanted, rate = np.asarray(units_per_arm, dtype=float), np.asarray(arrivals, dtype=float)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        waiting = np.where(wanted > 0, wanted / (rate * np.minimum(control, challenger)), 0.0)
-        seconds = np.maximum(waiting, np.asarray(soak, dtype=float))
-    bad = ~(np.isfinite(seconds) & np.isfinite(wanted) & (rate > 0) & np.isfinite(rate))
-    seconds = np.atleast_1d(np.where(bad, np.nan, seconds))
-    total = float(seconds.sum())
-    return Duration(seconds, total, seconds.size > 0 and math.isfinite(total))
-
-
 def _need(alpha: float, power: float, sided: Sided, factor: float) -> float:
     if not 0 < alpha < 1 or not 0 < power < 1:
         raise ValueError(f"alpha is {alpha!r} and power {power!r}; both must lie between 0 and 1")
@@ -289,13 +182,12 @@ def _shares(shares: tuple[ArrayLike, ArrayLike]) -> tuple[Array, Array]:
     return control, challenger
 
 
-def _spread(sd: ArrayLike, sd_challenger: ArrayLike | None, control: Array, challenger: Array) -> Array:
+def _spread(sd: ArrayLike, control: Array, challenger: Array) -> Array:
     """Return the variance of the difference times the number of arriving units; NaN where it makes no sense."""
-    zero = np.asarray(sd, dtype=float)
-    one = zero if sd_challenger is None else np.asarray(sd_challenger, dtype=float)
+    spread = np.asarray(sd, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        found = zero**2 / control + one**2 / challenger
-    return np.where((zero >= 0) & (one >= 0) & np.isfinite(found), found, np.nan)
+        found = spread**2 / control + spread**2 / challenger
+    return np.where((spread >= 0) & np.isfinite(found), found, np.nan)
 
 
 def _rounded_up(units: Array) -> Array:

@@ -17,7 +17,6 @@ correlation; the line suffers less, because it is conditional on x.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,11 +31,9 @@ __all__ = [
     "Forecast",
     "ForecastScore",
     "Line",
-    "Scorecard",
     "Transfer",
     "forecast_next",
     "score",
-    "scorecard",
     "transfer",
     "york",
 ]
@@ -164,25 +161,6 @@ class ForecastScore(_Result):
     interval_score: float | None = None
     error: float | None = None
     reason: str | None = None
-
-
-@dataclass(frozen=True)
-class Scorecard(_Result):
-    """How forecasts did together.
-
-    Attributes:
-        coverage: how often the interval held what was measured.
-        mean_interval_score: smaller is better; None without a scored forecast.
-        mean_z: 0 on average if forecasts are unbiased.
-        rms_z: about 1 if their standard errors are right; larger means too sure.
-        unscored: forecasts that could not be scored.
-    """
-
-    coverage: Proportion
-    mean_interval_score: float | None
-    mean_z: float | None
-    rms_z: float | None
-    unscored: int
 
 
 def york(x: ArrayLike, se_x: ArrayLike, y: ArrayLike, se_y: ArrayLike, extra: bool = False) -> Line | str:
@@ -316,23 +294,6 @@ def score(forecast: Forecast, measured: float) -> ForecastScore:
     missed = max(low - measured, 0.0) + max(measured - high, 0.0)
     z = error / forecast.se if forecast.se else None
     return ForecastScore(forecast.alpha, missed == 0, z, high - low + 2 / forecast.alpha * missed, error)
-
-
-def scorecard(scores: Sequence[ForecastScore], alpha: float = 0.05) -> Scorecard:
-    """Sum up many scores; forecasts that could not be scored are counted, not judged.
-
-    Raises:
-        ValueError: alpha outside (0, 1).
-    """
-    scored = [one for one in scores if one.interval_score is not None]
-    z = np.array([one.z for one in scored if one.z is not None])
-    return Scorecard(
-        clopper_pearson(sum(bool(one.covered) for one in scored), len(scored), alpha),
-        float(np.mean([one.interval_score for one in scored])) if scored else None,
-        float(z.mean()) if z.size else None,
-        float(np.sqrt((z**2).mean())) if z.size else None,
-        len(scores) - len(scored),
-    )
 
 
 def _fit(x: Array, vx: Array, y: Array, vy: Array) -> _Fit | None:
