@@ -8,7 +8,19 @@ import numpy as np
 import pytest
 
 from tests import declared
-from tests.policy.scenes import EXPERIMENT, NEVER, arm, brier, came_to, cell, evidence, judge, metrics, part
+from tests.policy.scenes import (
+    EXPERIMENT,
+    NEVER,
+    arm,
+    brier,
+    came_to,
+    cell,
+    errors,
+    evidence,
+    judge,
+    metrics,
+    part,
+)
 from understudy import policy
 from understudy.policy import Kind, State
 from understudy.stats.cells import Cells
@@ -279,3 +291,14 @@ def test_many_simulated_runs_are_judged_as_each_of_them_alone() -> None:
 def _run(arm: ArmMoments, number: int) -> ArmMoments:
     names = ("units", "together", "total", "sum_n", "sum_d", "rr", "rd", "dd", "non_finite")
     return ArmMoments(arm.stages, **{name: getattr(arm, name)[number] for name in names})
+
+
+def test_a_challenger_that_fails_on_every_request_from_the_start_is_rolled_back() -> None:
+    decision = judge(evidence(brier(-0.05), errors(60, 60)))
+    assert decision.kind is Kind.ROLL_BACK
+    assert "errors" in part(decision.verdict, "errors").sentence
+
+
+def test_two_arms_that_both_fail_on_every_request_prove_nothing() -> None:
+    decision = judge(evidence(brier(-0.05), errors(60, 60, control_bad=60)))
+    assert decision.kind is Kind.HOLD

@@ -65,6 +65,36 @@ def test_a_rate_that_never_happened_is_bounded_by_the_number_of_units() -> None:
     assert (few.upper or 0) > 0.6
 
 
+def test_a_rate_that_is_one_in_one_arm_and_zero_in_the_other_is_bounded_by_the_units_of_both() -> None:
+    worse = intervals(evidence(cell((0, 1), 60)), 0.01, 1000)["m", "all"]
+    assert (worse.determined, worse.estimate, worse.reason) == (True, 1.0, "without_exception")
+    slack = 1 - 0.0025 ** (1 / 60)
+    assert (worse.lower, worse.upper) == pytest.approx((1 - 2 * slack, 1.0))
+    better = intervals(evidence(cell((1, 0), 60)), 0.01, 1000)["m", "all"]
+    assert (better.lower, better.upper) == pytest.approx((-1.0, 2 * slack - 1))
+    few = intervals(evidence(cell((0, 1), 4)), 0.01, 1000)["m", "all"]
+    assert (few.lower or 0) < 0
+
+
+@pytest.mark.parametrize("rates", [(0.5, 0.5), (0.3, 0.7), (0.1, 0.9), (0.6, 0.8)])
+def test_looking_at_every_pair_of_units_rarely_misses_while_the_arms_are_constant(
+    rates: tuple[float, float],
+) -> None:
+    rng = np.random.default_rng(7)
+    alpha, runs, looks, missed = 0.2, 2000, 12, 0
+    for _ in range(runs):
+        drawn = [rng.binomial(1, rate, (looks, 1)) for rate in rates]
+        for seen in range(2, looks + 1):
+            arms = [ArmMoments.from_units(values[:seen], np.ones((seen, 1))) for values in drawn]
+            found = intervals(evidence(Cell("m", "error_rate", "all", *arms)), alpha, 1000)["m", "all"]
+            if found.reason is None or found.lower is None or found.upper is None:
+                break  # not constant any more, or already from the start
+            if found.lower > rates[1] - rates[0]:
+                missed += 1
+                break
+    assert missed / runs < alpha / 2
+
+
 def test_a_rate_that_always_happens_and_a_constant_loss_are_undetermined() -> None:
     for constant in (cell((1, 1)), cell((0, 0), kind="brier")):
         assert intervals(evidence(constant), 0.01, 1000)["m", "all"].reason == "zero_variance"

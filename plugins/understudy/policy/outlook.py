@@ -59,6 +59,8 @@ def more_events(found: States, index: int, limit: float) -> float | None:
         return 0.0
     if table.never_happened[index]:
         return None if limit >= 1 else clock * (math.log1p(-upper) / math.log1p(-limit) - 1)
+    if table.constant[index]:
+        return None
     share = 2 if found.rows.metrics[index].better is Better.SAME else 1
     alpha = float(found.rows.alpha[index]) / share
     df = float(table.df[index])

@@ -216,6 +216,7 @@ def _scattered(table: IntervalTable, present: NDArray[np.int64], rows: Rows, n_s
         lower=spread(table.lower, np.nan),
         upper=spread(table.upper, np.nan),
         determined=flags(table.determined),
+        constant=flags(table.constant),
         never_happened=flags(table.never_happened),
         alpha=rows.alpha,
         n_star=n_star,
@@ -243,4 +244,5 @@ def _put(table: IntervalTable, row: int, harm: Harm, axis: bool = False) -> None
         values = getattr(harm, name)
         getattr(table, name)[..., row] = values[..., 0] if axis else values
     table.se[..., row] = np.nan
+    table.constant[..., row] = False
     table.never_happened[..., row] = False

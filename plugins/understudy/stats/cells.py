@@ -132,7 +132,9 @@ class IntervalTable:
         lower: lower bound; NaN where undetermined.
         upper: upper bound; NaN where undetermined.
         determined: False means "the data cannot say"; such a row must never pass anything.
-        never_happened: the rate has been zero in both arms so far, and the bounds come from that.
+        constant: the rate has been zero in both arms so far, or zero in one and one in the other, and the bounds come from
+            that.
+        never_happened: it has been zero in both.
         alpha: error budget, per row.
         n_star: where the sequences are tightest.
         sided: "one" or "two".
@@ -145,6 +147,7 @@ class IntervalTable:
     lower: Array
     upper: Array
     determined: NDArray[np.bool_]
+    constant: NDArray[np.bool_]
     never_happened: NDArray[np.bool_]
     alpha: Array
     n_star: float
@@ -158,6 +161,8 @@ class IntervalTable:
             return undetermined(_why(estimate, se, clock, alpha), clock, alpha, estimate, se)
         bounds = float(self.lower[index]), float(self.upper[index])
         reason = "never_happened" if self.never_happened[index] else None
+        if self.constant[index] and reason is None:
+            reason = "without_exception"
         return Interval(estimate, se, *bounds, int(clock), alpha, True, reason)
 
     def log_e(self, offset: ArrayLike = 0.0) -> Array:
@@ -175,7 +180,7 @@ class IntervalTable:
                 self.sided,
                 self.df,
             )
-        return np.where(self.determined & ~self.never_happened & np.isfinite(found), found, 0.0)
+        return np.where(self.determined & ~self.constant & np.isfinite(found), found, 0.0)
 
 
 def interval_table(cells: Cells, alpha: ArrayLike, n_star: float, sided: Sided = "one") -> IntervalTable:
@@ -195,34 +200,53 @@ def interval_table(cells: Cells, alpha: ArrayLike, n_star: float, sided: Sided =
         half = se * multiplier(clock, np.where(budget > 0, budget, 0.01), n_star, sided, df)
     determined = usable & np.isfinite(half)
     lower, upper = (np.where(determined, estimate + sign * half, np.nan) for sign in (-1, 1))
-    quiet = _quiet(cells, se) & (budget > 0)
-    if quiet.any():
-        share = budget / (2 if sided == "one" else 4)
-        bounds = [_rate_bound(arm, share) for arm in (cells.control, cells.challenger)]
-        lower = np.where(quiet, -bounds[0], lower)
-        upper = np.where(quiet, bounds[1], upper)
-        determined = determined | quiet
+    never = [_never(cells.kinds, arm) for arm in (cells.control, cells.challenger)]
+    always = [_always(cells.kinds, arm) for arm in (cells.control, cells.challenger)]
+    quiet = never[0] & never[1] & (se == 0) & (budget > 0)
+    # Where both arms always fail, nothing works, and that is nothing to conclude from.
+    opposed = (never[0] & always[1] | always[0] & never[1]) & (se == 0) & (budget > 0)
+    constant = quiet | opposed
+    if constant.any():
+        # Where both are quiet, each bound of the difference needs one arm's bound; where they are opposed, both arms'.
+        share = budget / (2 if sided == "one" else 4) / np.where(opposed, 2, 1)
+        control, challenger = (
+            _rate_bounds(arm, share, ever)
+            for arm, ever in zip((cells.control, cells.challenger), always, strict=True)
+        )
+        lower = np.where(constant, challenger[0] - control[1], lower)
+        upper = np.where(constant, challenger[1] - control[0], upper)
+        determined = determined | constant
     return IntervalTable(
-        estimate, se, df, clock, lower, upper, determined, quiet, budget, float(n_star), sided
+        estimate, se, df, clock, lower, upper, determined, constant, quiet, budget, float(n_star), sided
     )
 
 
-def _quiet(cells: Cells, se: Array) -> NDArray[np.bool_]:
-    """Tell the rows of rates that have been zero in both arms so far."""
-    indicator = np.array([kind in INDICATOR_KINDS for kind in cells.kinds], dtype=bool)
-    happened = (cells.control.sum_n != 0).any(axis=-1) | (cells.challenger.sum_n != 0).any(axis=-1)
-    return np.asarray(indicator & ~happened & (se == 0))
+def _never(kinds: Sequence[str], arm: ArmMoments) -> NDArray[np.bool_]:
+    """Tell the rows of rates that have been zero in an arm so far."""
+    return np.asarray(_indicators(kinds) & (arm.sum_n == 0).all(axis=-1))
 
 
-def _rate_bound(arm: ArmMoments, alpha: Array) -> Array:
-    """Bound a rate that has been zero so far.
+def _always(kinds: Sequence[str], arm: ArmMoments) -> NDArray[np.bool_]:
+    """Tell the rows of rates that have been one in an arm so far, which has seen something."""
+    whole = (arm.sum_n == arm.sum_d).all(axis=-1) & (arm.sum_d > 0).any(axis=-1)
+    return np.asarray(_indicators(kinds) & whole)
+
+
+def _indicators(kinds: Sequence[str]) -> NDArray[np.bool_]:
+    return np.array([kind in INDICATOR_KINDS for kind in kinds], dtype=bool)
+
+
+def _rate_bounds(arm: ArmMoments, alpha: Array, always: NDArray[np.bool_]) -> tuple[Array, Array]:
+    """Bound a rate that has been zero, or one, so far.
 
     While none of n independent units has had the event, ``(1 - r)^-n`` is a test martingale against a rate of r or more,
-    so ``1 - alpha^(1/n)`` bounds the rate at any look. Units count as if equally busy, which is the fewer. Half of alpha,
-    because the ordinary sequence takes over with the first event.
+    so ``1 - alpha^(1/n)`` bounds the rate at any look; where all had it, the same bounds what is missing to one. Units
+    count as if equally busy, which is the fewer. Half of alpha, because the ordinary sequence takes over with the first
+    event that is different.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(-np.expm1(np.log(alpha) / arm.equal_units))
+        slack = -np.expm1(np.log(alpha) / arm.equal_units)
+    return np.where(always, 1 - slack, 0.0), np.where(always, 1.0, slack)
 
 
 def _why(estimate: float, se: float, clock: float, alpha: float) -> str:

@@ -70,7 +70,7 @@ class Quality:
         splits: unit counts for the sample-ratio test, one entry per proportion of shares.
         multi_arm_units: units seen in both arms within one stage.
         without_unit: events of either arm that name no unit; they count nowhere.
-        duplicates: repeated event ids among the run's requests; the first received counts.
+        duplicates: repeated event ids among the requests of both arms; the first received counts.
         newest_received_at: wall clock of the run's newest request, any arm; None without one.
         watermark: event time up to which the world has moved on, any arm: the newest but for a few that may be wild;
             None without an event.
