@@ -13,6 +13,7 @@ import pytest
 
 from tests.events.stores import store_of
 from tests.events.test_reader import MODEL, request, write
+from tests.logged import logged_events
 from tests.looks import intervals
 from understudy.events.evidence import EvidenceQuery, MetricQuery, collect
 from understudy.stats.evidence import Evidence, split_test
@@ -90,12 +91,11 @@ def test_moments_are_those_of_a_plain_loop(tmp_path: Path) -> None:
         o["event_id"]: o["outcome"] for o in map(json.loads, (tmp_path / MODEL / "outcomes/w-0.jsonl").open())
     }
     sums: dict[tuple[str, int], list[float]] = {}
-    for path in sorted((tmp_path / MODEL / "requests").glob("*.jsonl")):
-        for event in map(json.loads, path.open()):
-            if event["cohorts"]["origin"] == "JFK" and event["arm"] != "unexposed":
-                cell = sums.setdefault((event["arm"], event["stage"]), [0.0, 0.0])
-                cell[0] += (event["prediction"] - labels[event["event_id"]]) ** 2
-                cell[1] += 1
+    for event in logged_events(tmp_path, MODEL):
+        if event["cohorts"]["origin"] == "JFK" and event["arm"] != "unexposed":
+            cell = sums.setdefault((event["arm"], event["stage"]), [0.0, 0.0])
+            cell[0] += (event["prediction"] - labels[event["event_id"]]) ** 2
+            cell[1] += 1
     cell = found.cell("brier", "origin=JFK")
     for arm in ("control", "challenger"):
         moments = getattr(cell, arm)
@@ -140,13 +140,21 @@ def test_a_look_sees_nothing_that_came_later(tmp_path: Path) -> None:
 def test_repeated_events_and_outcomes_count_once_and_the_first_received_wins(tmp_path: Path) -> None:
     world(tmp_path, events=200)
     clean = look(tmp_path)
-    again = [json.loads(line) for line in (tmp_path / MODEL / "requests/w-0.jsonl").read_text().splitlines()]
+    again = logged_events(tmp_path, MODEL)[:100]
     repeats = [event | {"received_at": 9000.0, "prediction": 0.999, "arm": "challenger"} for event in again]
     write(tmp_path, "requests", "w-2", *repeats)
     write(tmp_path, "outcomes", "w-2", *(outcome(n, 0.0, 9000.0) for n in range(200)))
     found = look(tmp_path)
     assert found.quality.duplicates == len(repeats)
     assert [c.to_dict() for c in found.cells] == [c.to_dict() for c in clean.cells]
+
+
+def test_repeats_outside_of_the_arms_say_nothing_of_the_evidence(tmp_path: Path) -> None:
+    # Where only a small ring is exposed, nearly all requests are of units in no arm.
+    write(tmp_path, "requests", "w-0", request(1), *(request(n, arm="unexposed") for n in (2, 3, 2, 3, 2)))
+    assert look(tmp_path).quality.duplicates == 0
+    write(tmp_path, "requests", "w-1", *(request(1, received_at=2000.0 + n) for n in range(2)))
+    assert look(tmp_path).quality.duplicates == 2
 
 
 def test_an_outcome_may_come_before_its_request(tmp_path: Path) -> None:

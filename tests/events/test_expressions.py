@@ -13,15 +13,12 @@ import pytest
 import sqlalchemy as sa
 
 from tests.events.test_metrics import METRICS
-from tests.store.test_postgres import await_server, server
 from understudy.events.evidence import EvidenceQuery, MetricQuery
 from understudy.events.expressions import measured
 from understudy.events.increment import Increment
 from understudy.events.partitions import bound, fold, partition_sql
 from understudy.events.totals import Totals
 from understudy.stats.losses import row_loss
-
-__all__ = ["server"]  # the fixture that starts a PostgreSQL
 
 COVARIATE = MetricQuery("helped", "mean", value="sales", better="lower", covariate="history")
 QUERY = EvidenceQuery("delay", (*METRICS, COVARIATE), ("origin", "carrier"), 30.0)
@@ -73,7 +70,6 @@ def agree(left: pd.DataFrame, right: pd.DataFrame) -> None:
 
 @pytest.mark.stack
 def test_postgres_finds_the_same_moments(server: str) -> None:
-    await_server(server)
     frame = events()
     engine = sa.create_engine(server)
     try:

@@ -16,7 +16,7 @@ from tests.events.test_evidence import NOW, QUERY, RUN, outcome, time_passes, wo
 from tests.events.test_reader import MODEL, request, write
 from understudy.errors import StoreError
 from understudy.events import evidence as looks
-from understudy.events.evidence import EvidenceQuery, MetricQuery, collect, evidence_at, series
+from understudy.events.evidence import EvidenceQuery, MetricQuery, Replay, collect, series
 from understudy.events.fold import Fold
 from understudy.events.increment import Increment
 from understudy.events.totals import Totals
@@ -100,7 +100,7 @@ def test_any_past_look_is_rebuilt_bit_for_bit_without_the_log(tmp_path: Path) ->
     store = store_of(tmp_path, again=True)
     assert [found.seq for found in seen] == [1, 2, 3, 4, 5]
     for found in seen:
-        again = evidence_at(store, QUERY, RUN, found.seq)
+        again = Replay(store, QUERY, RUN).at(found.seq)
         assert again.digest == found.digest
         assert again.to_dict()["cells"] == found.to_dict()["cells"]
         assert again.looked_at == found.looked_at
@@ -125,7 +125,7 @@ def test_a_late_outcome_is_a_new_increment_and_the_old_ones_stay(tmp_path: Path)
     assert counts == [(20, 15, 5), (20, 20, 0)]
     assert [float(found.cell("brier").control.sum_d.sum()) for found in (first, second)] == [15, 20]
     assert second.quality.repeated_outcomes == 3
-    assert evidence_at(store_of(tmp_path), QUERY, RUN, 1).digest == first.digest
+    assert Replay(store_of(tmp_path), QUERY, RUN).at(1).digest == first.digest
 
 
 def test_an_outcome_with_an_early_receipt_that_is_read_late_changes_nothing_that_was_counted(
@@ -218,7 +218,7 @@ def test_contained_cohorts_leave_everybody_at_every_stage(tmp_path: Path) -> Non
     assert left.challenger.sum_n == pytest.approx(jfk.challenger.sum_n)
     assert rest.cell("brier", "origin=LGA").to_dict() == everybody.cell("brier", "origin=LGA").to_dict()
     assert rest.digest != everybody.digest
-    assert evidence_at(store_of(tmp_path), QUERY, RUN, rest.seq, ("origin=LGA",)).digest == rest.digest
+    assert Replay(store_of(tmp_path), QUERY, RUN).at(rest.seq, ("origin=LGA",)).digest == rest.digest
 
 
 def test_metrics_can_be_followed_over_the_hours(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_a_gap_or_a_change_in_the_store_is_noticed(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="cannot follow"):
             moments.append(connection, replace(one, seq=5))
     with pytest.raises(StoreError, match="wanted"):
-        evidence_at(store, QUERY, RUN, 3)
+        Replay(store, QUERY, RUN).at(3)
 
 
 def test_what_is_done_with_leaves_only_its_id(tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_a_new_process_starts_from_the_newest_summary(
     for totals in (one_by_one, together):
         assert [cell.to_dict() for cell in totals.cells()] == [cell.to_dict() for cell in seen[-1].cells]
     for found in seen:
-        assert evidence_at(store, QUERY, RUN, found.seq).digest == found.digest
+        assert Replay(store, QUERY, RUN).at(found.seq).digest == found.digest
     # What is asked of the sums beside the cells starts from the summary, too.
     assert looks.traffic(store, QUERY, RUN) == one_by_one.traffic()
     for ours, theirs in zip(series(store, QUERY, RUN), one_by_one.series(), strict=True):

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from understudy.events.reader import EventLog, exposed_units, mirrored_requests, recent_requests
+from tests.logged import line_of, lines_of
+from understudy.events.lookups import exposed_units, mirrored_requests, recent_requests
+from understudy.events.reader import EventLog
 from understudy.events.writer import EventWriter
 
 MODEL = "flight-delay"
@@ -30,7 +32,10 @@ def write(root: Path, kind: str, name: str, *lines: dict[str, Any] | bytes) -> P
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as stream:
         for line in lines:
-            stream.write(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
+            if isinstance(line, bytes):
+                stream.write(line)
+            else:
+                stream.write(json.dumps(line_of(line) if kind == "requests" else line).encode() + b"\n")
     return path
 
 
@@ -53,10 +58,10 @@ def test_no_folder_is_an_empty_log(tmp_path: Path) -> None:
         b'{"event_id":"\xff\xfe","received_at":4}\n',
         b'{"event_id":"x\x00","received_at":4}\n', b'{"event_id":"x"}\n', b'{"received_at":1}\n', b"{}\n",
         b'{"event_id":"tail"} x\n',
-        json.dumps(request(9, received_at="soon")).encode() + b"\n",
-        json.dumps(request(9, event_time=None)).encode() + b"\n",
-        json.dumps(request(9, stage="one")).encode() + b"\n",
-        json.dumps(request(9, received_at=float("nan"))).encode() + b"\n",
+        json.dumps(line_of(request(9, received_at="soon"))).encode() + b"\n",
+        json.dumps(line_of(request(9, event_time=None))).encode() + b"\n",
+        json.dumps(line_of(request(9, stage="one"))).encode() + b"\n",
+        json.dumps(line_of(request(9, received_at=float("nan")))).encode() + b"\n",
     ],
 )  # fmt: skip
 def test_a_broken_line_is_counted_and_its_neighbours_are_read(tmp_path: Path, broken: bytes) -> None:
@@ -73,7 +78,7 @@ def test_blank_lines_are_nothing(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_last_line_is_torn_until_it_is_complete(tmp_path: Path) -> None:
-    line = json.dumps(request(2)).encode() + b"\n"
+    line = json.dumps(line_of(request(2))).encode() + b"\n"
     write(tmp_path, "requests", "w-0", request(1), line[:40])
     log = EventLog(tmp_path / MODEL)
     assert (log.refresh().torn_lines, count(log)) == (1, 1)
@@ -98,9 +103,11 @@ def test_every_byte_is_taken_once_while_segments_grow(tmp_path: Path) -> None:
 
 
 def test_what_the_writer_wrote_is_what_is_read(tmp_path: Path) -> None:
-    writer = EventWriter(tmp_path, MODEL, "requests", "w1", segment_bytes=2000)
-    writer.append(request(n, prediction=float("nan") if n == 3 else 0.5) for n in range(20))
-    writer.append([request(20)])
+    writer = EventWriter(tmp_path, MODEL, "requests", segment_bytes=2000)
+    writer.append(
+        lines_of("requests", (request(n, prediction=float("nan") if n == 3 else 0.5) for n in range(20)))
+    )
+    writer.append(lines_of("requests", [request(20)]))
     writer.close()
     log = EventLog(tmp_path / MODEL)
     state = log.refresh()

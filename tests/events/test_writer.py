@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -11,48 +12,105 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.logged import lines_of
+from tests.servers import wait_until
+from understudy.events.lines import OutcomeLine, RequestLine, ServedRow, encode
 from understudy.events.pseudonym import pseudonym
 from understudy.events.writer import EventsUnwritable, EventWriter
 
 
+def told(number: int) -> OutcomeLine:
+    return OutcomeLine(f"e{number}", 1.0, None, 5.0, 6.0)
+
+
+def served(*numbers: int) -> RequestLine:
+    rows = [ServedRow(f"e{n}", 5.0, "control", "1", None, {}, 0.5, 3.0, None) for n in numbers]
+    return RequestLine("r", None, 6.0, "m", None, 0, 1, rows, ["distance"], [[n] for n in numbers])
+
+
 def segments(root: Path) -> list[Path]:
-    return sorted((root / "m" / "requests").glob("*.jsonl"))
+    return sorted((root / "m" / "outcomes").glob("*.jsonl"))
 
 
-def events(root: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for path in segments(root) for line in path.read_text().splitlines()]
+def numbers(root: Path) -> list[int]:
+    lines = [json.loads(line) for path in segments(root) for line in path.read_text().splitlines()]
+    return [int(line["event_id"][1:]) for line in lines]
 
 
 def test_events_are_complete_lines_in_the_order_they_came(tmp_path: Path) -> None:
-    writer = EventWriter(tmp_path, "m", "requests", "w")
-    writer.append([{"n": 1}, {"n": 2}])
-    writer.append([{"n": 3}])
-    assert events(tmp_path) == [{"n": 1}, {"n": 2}, {"n": 3}]
+    writer = EventWriter(tmp_path, "m", "outcomes")
+    writer.append([told(1), told(2)])
+    writer.append([told(3)])
+    assert numbers(tmp_path) == [1, 2, 3]
     assert writer.written == 3
 
 
+def test_a_request_is_one_line_and_counts_as_its_rows(tmp_path: Path) -> None:
+    writer = EventWriter(tmp_path, "m", "requests")
+    writer.append([served(1, 2, 3), served(4)])
+    (segment,) = (tmp_path / "m" / "requests").glob("*.jsonl")
+    lines = [json.loads(line) for line in segment.read_text().splitlines()]
+    assert [[row["event_id"] for row in line["rows"]] for line in lines] == [["e1", "e2", "e3"], ["e4"]]
+    assert writer.written == 4
+    (tmp_path / "blocked").write_text("in the way")
+    blocked = EventWriter(tmp_path / "blocked", "m", "requests")
+    with pytest.raises(EventsUnwritable, match="4 event"):
+        blocked.append([served(1, 2, 3), served(4)])
+    assert blocked.failed == 4
+
+
 def test_a_full_segment_is_followed_by_the_next(tmp_path: Path) -> None:
-    writer = EventWriter(tmp_path, "m", "requests", "w", segment_bytes=40)
+    writer = EventWriter(tmp_path, "m", "outcomes", segment_bytes=3 * len(encode(told(1))))
     for number in range(10):
-        writer.append([{"number": number}])
+        writer.append([told(number)])
     assert len(segments(tmp_path)) == 4
-    assert [event["number"] for event in events(tmp_path)] == list(range(10))
+    assert numbers(tmp_path) == list(range(10))
 
 
 def test_nothing_is_created_before_the_first_event(tmp_path: Path) -> None:
-    EventWriter(tmp_path, "m", "requests", "w").append([])
+    EventWriter(tmp_path, "m", "outcomes").append([])
     assert not (tmp_path / "m").exists()
 
 
 def test_a_torn_segment_of_an_earlier_process_is_never_appended_to(tmp_path: Path) -> None:
-    EventWriter(tmp_path, "m", "requests", "w").append([{"n": 1}])
+    EventWriter(tmp_path, "m", "outcomes").append([told(1)])
     torn = segments(tmp_path)[0]
     with torn.open("ab") as stream:
-        stream.write(b'{"n": 2, "ha')
+        stream.write(b'{"event_id": "e2", "ha')
     before = torn.read_bytes()
-    EventWriter(tmp_path, "m", "requests", "w").append([{"n": 3}])
+    EventWriter(tmp_path, "m", "outcomes").append([told(3)])
     assert torn.read_bytes() == before
-    assert json.loads(segments(tmp_path)[1].read_text()) == {"n": 3}
+    (other,) = set(segments(tmp_path)) - {torn}
+    assert json.loads(other.read_text())["event_id"] == "e3"
+
+
+def test_a_segment_is_left_for_its_age_although_nothing_more_comes(tmp_path: Path) -> None:
+    writer = EventWriter(tmp_path, "m", "outcomes", segment_seconds=0.01)
+    writer.append([told(1)])
+    (segment,) = segments(tmp_path)
+    with segment.open() as stream:  # refused for as long as the writer has it open
+        wait_until(lambda: _lockable(stream.fileno()), "the segment was left")
+    writer.append([told(2)])
+    assert len(segments(tmp_path)) == 2
+    assert writer.written == 2
+
+
+def _lockable(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def test_a_segment_that_is_open_is_locked_until_its_process_ends(tmp_path: Path) -> None:
+    writer = EventWriter(tmp_path, "m", "outcomes")
+    writer.append([told(1)])
+    (segment,) = segments(tmp_path)
+    with segment.open() as stream:
+        assert not _lockable(stream.fileno())
+        writer.close()
+        assert _lockable(stream.fileno())
 
 
 @pytest.mark.parametrize(
@@ -65,48 +123,50 @@ def test_a_torn_segment_of_an_earlier_process_is_never_appended_to(tmp_path: Pat
         (np.array([1.5, np.nan]), [1.5, None]),
         ({"a": [float("-inf"), "x"]}, {"a": [None, "x"]}),
         ("line\nbreak\u2028", "line\nbreak\u2028"),
-        ("\ud800", "\ud800"),
+        ("half of \ud800", "half of \ufffd"),
+        ({"\ud800": 1}, {"\ufffd": 1}),
+        (2**70, 2**70),
         (True, True),
     ],
 )
 def test_every_value_becomes_one_line_of_strict_json(tmp_path: Path, value: object, kept: object) -> None:
-    EventWriter(tmp_path, "m", "requests", "w").append([{"value": value}])
-    text = segments(tmp_path)[0].read_text()
+    text = encode(lines_of("requests", [{"features": {"value": value}}])[0]).decode()
     assert text.count("\n") == 1
     assert "NaN" not in text
-    assert json.loads(text) == {"value": kept}
+    assert json.loads(text)["features"] == [[kept]]
 
 
 def test_threads_never_mix_their_lines(tmp_path: Path) -> None:
-    writer = EventWriter(tmp_path, "m", "requests", "w", segment_bytes=5_000)
+    writer = EventWriter(tmp_path, "m", "outcomes", segment_bytes=5_000)
 
     def work(name: int) -> None:
         for number in range(100):
-            writer.append([{"thread": name, "number": number, "part": part} for part in range(3)])
+            writer.append([told(10_000 * name + 3 * number + part) for part in range(3)])
 
     threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(events(tmp_path)) == writer.written == 1200
+    assert len(set(numbers(tmp_path))) == writer.written == 1200
 
 
 _FULL_DISK = """
 import json, resource, sys
 from pathlib import Path
+from understudy.events.lines import OutcomeLine
 from understudy.events.writer import EventsUnwritable, EventWriter
-writer = EventWriter(Path(sys.argv[1]), "m", "requests", "w")
-writer.append([{"n": 0}])
+writer = EventWriter(Path(sys.argv[1]), "m", "outcomes")
+writer.append([OutcomeLine("e0", 1.0, None, 5.0, 6.0)])
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 resource.setrlimit(resource.RLIMIT_FSIZE, (30, hard))
 for _ in range(3):
     try:
-        writer.append([{"n": 1, "text": "x" * 200}])
+        writer.append([OutcomeLine("e1" * 200, 1.0, None, 5.0, 6.0)])
     except EventsUnwritable as error:
         print(error.code)
 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-writer.append([{"n": 2}])
+writer.append([OutcomeLine("e2", 1.0, None, 5.0, 6.0)])
 print(writer.written, writer.failed)
 """
 
@@ -116,33 +176,34 @@ def test_a_full_disk_leaves_complete_lines_and_writing_goes_on_when_there_is_spa
         [sys.executable, "-c", _FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["EVENTS_UNWRITABLE"] * 3 + ["2", "3"]
-    assert events(tmp_path) == [{"n": 0}, {"n": 2}]
+    assert numbers(tmp_path) == [0, 2]
     # The repeated attempts share one empty segment instead of leaving one each.
     assert len(segments(tmp_path)) == 2
 
 
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "m").write_text("in the way")
-    writer = EventWriter(tmp_path, "m", "requests", "w")
+    writer = EventWriter(tmp_path, "m", "outcomes")
     with pytest.raises(EventsUnwritable, match="1 event"):
-        writer.append([{"n": 1}])
+        writer.append([told(1)])
     assert (writer.written, writer.failed) == (0, 1)
 
 
 @pytest.mark.parametrize("name", ["../m", "", "a/b", ".hidden", "a b"])
 def test_names_that_would_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="path"):
-        EventWriter(tmp_path, name, "requests", "w")
+        EventWriter(tmp_path, name, "requests")
 
 
 _WRITE_FOREVER = """
 import sys
 from pathlib import Path
+from understudy.events.lines import OutcomeLine
 from understudy.events.writer import EventWriter
-writer = EventWriter(Path(sys.argv[1]), "m", "requests", "w", segment_bytes=200_000)
+writer = EventWriter(Path(sys.argv[1]), "m", "outcomes", segment_bytes=50_000)
 number = 0
 while True:
-    writer.append([{"number": number + part, "text": "x" * 300} for part in range(10)])
+    writer.append([OutcomeLine(f"e{number + part}", 1.0, None, 5.0, 6.0) for part in range(10)])
     number += 10
     print(number, flush=True)
 """
@@ -160,9 +221,8 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path) -> N
     process.wait()
     process.stdout.close()
     complete = [line for path in segments(tmp_path) for line in path.read_text().split("\n")[:-1]]
-    numbers = [json.loads(line)["number"] for line in complete]
-    assert numbers == list(range(len(numbers)))
-    assert len(numbers) >= acknowledged
+    assert [json.loads(line)["event_id"] for line in complete] == [f"e{n}" for n in range(len(complete))]
+    assert len(complete) >= acknowledged
 
 
 def test_the_same_unit_has_the_same_pseudonym_under_one_key_only() -> None:

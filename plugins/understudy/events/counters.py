@@ -63,7 +63,7 @@ class Counters:
         stages: units of control, of challenger, and in both, per stage.
         splits: units per arm for each part of the ladder whose shares are in one proportion, with its stages.
         left_out: events that count nowhere, by reason: "unit", "skew", "arm", "version".
-        duplicates: repeated event ids among the run's requests.
+        duplicates: repeated event ids among the requests of its two arms.
         repeated_outcomes: further lines for an event whose outcome was told already.
         outcomes_before_event: outcomes that occurred before their event.
         non_finite_outcomes: lines with an outcome or value that is not a finite number.

@@ -26,7 +26,6 @@ __all__ = [
     "Replay",
     "Series",
     "collect",
-    "evidence_at",
     "latency",
     "series",
     "traffic",
@@ -271,13 +270,6 @@ class Replay:
             account = self._accounts[key] = _Account(self._query, self._run_id, without)
         account.advance(self._store, seq)
         return account.evidence()
-
-
-def evidence_at(
-    store: Store, query: EvidenceQuery, run_id: str, seq: int, without: Sequence[str] = ()
-) -> Evidence:
-    """Return the evidence of one past look again, from the store alone; see `Replay`."""
-    return Replay(store, query, run_id).at(seq, without)
 
 
 def traffic(store: Store, query: EvidenceQuery, run_id: str) -> dict[tuple[str, ...], float]:

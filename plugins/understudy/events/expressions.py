@@ -38,20 +38,17 @@ _CLIP = 1e-6
 HOUR = 3600
 
 
-def events_table(query: EvidenceQuery, *, incremental: bool = True, name: str = "candidates") -> ir.Table:
-    """Return the table of events as the event log gives it, bound to no engine yet."""
+def events_table(query: EvidenceQuery) -> ir.Table:
+    """Return the table ``candidates`` as the event log gives it, bound to no engine yet."""
     columns = {"stage": "int32", "arm": "int32", "hour": "int32", "bucket": "int32", "event_time": "float64"}
-    if not incremental:
-        columns |= {f"c{index}": "string" for index in range(len(query.cohorts))}
     columns |= dict.fromkeys(("prediction", "latency_ms", "cpu_ms"), "float64")
     columns |= dict.fromkeys(("failed", "fallback"), "boolean")
     for column in ("outcome", *(f"v_{value}" for value in query.values)):
         columns |= {column: "float64", f"{column}_at": "float64"}
-    if incremental:
-        columns |= {"id": "int64", "unit": "int64", "cohort": "int32", "told_at": "float64"}
-        columns |= {"age": "float64", "arrived": "boolean"}
-        columns |= {f"done{index}": "boolean" for index in query.labels}
-    return ibis.table(columns, name=name)
+    columns |= {"id": "int64", "unit": "int64", "cohort": "int32", "told_at": "float64"}
+    columns |= {"age": "float64", "arrived": "boolean"}
+    columns |= {f"done{index}": "boolean" for index in query.labels}
+    return ibis.table(columns, name="candidates")
 
 
 def measured(events: ir.Table, query: EvidenceQuery, *, trusting: bool = False) -> ir.Table:
@@ -121,16 +118,16 @@ def moments(found: ir.Table, query: EvidenceQuery) -> ir.Table:
 
 
 @lru_cache(maxsize=64)
-def _compiled(key: tuple[object, ...], dialect: str) -> tuple[str, str]:
+def _compiled(key: tuple[object, ...]) -> tuple[str, str]:
     query = EvidenceQuery(*key)  # type: ignore[arg-type]
     each = measured(events_table(query), query)
     table = ibis.table(each.schema(), name="measured")
-    return str(ibis.to_sql(each, dialect=dialect)), str(ibis.to_sql(moments(table, query), dialect=dialect))
+    return str(ibis.to_sql(each, dialect="duckdb")), str(ibis.to_sql(moments(table, query), dialect="duckdb"))
 
 
-def moments_sql(query: EvidenceQuery, dialect: str = "duckdb") -> tuple[str, str]:
-    """Return both expressions as SQL: one reads ``candidates``, the other what it gave, as ``measured``."""
-    return _compiled((query.model, query.metrics, query.cohorts, query.maturity), dialect)
+def moments_sql(query: EvidenceQuery) -> tuple[str, str]:
+    """Return both expressions as DuckDB's SQL: one reads ``candidates``, the other what it gave, as ``measured``."""
+    return _compiled((query.model, query.metrics, query.cohorts, query.maturity))
 
 
 def _value(events: ir.Table, metric: MetricQuery) -> ir.FloatingValue:

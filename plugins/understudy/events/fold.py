@@ -38,7 +38,7 @@ class Checkpoint:
         watermark: event time up to which the world had moved on.
         exposed_at: receipt of the first exposed request; what came before is the units' past.
         times: the newest distinct event times.
-        offsets: bytes read of each segment.
+        offsets: what had been read, as `EventLog.offsets` tells it.
         counters: counts up to here.
     """
 
@@ -140,11 +140,6 @@ class Fold:
             connection.commit()
             self.at = checkpoint
 
-    def lost_segments(self) -> int:
-        """Return how many segments are shorter than what was counted from them, or gone."""
-        have = self._log.log.offsets
-        return sum(have.get(name, 0) < size for name, size in self.at.offsets.items())
-
     def _start_again(self) -> None:
         self._log.log.connection.close()
         self._log = RunLog(*self._arguments)
@@ -169,7 +164,7 @@ class Fold:
             watermark=mark,
             torn_lines=state.torn_lines,
             invalid_lines=state.invalid_lines,
-            lost_segments=self.lost_segments(),
+            lost_segments=self._log.log.lost(self.at.offsets),
         )
         new = bool(increment.rows) or counters.to_dict() != before or newest != self.at.times
         checkpoint = Checkpoint(

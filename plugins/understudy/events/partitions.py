@@ -36,7 +36,7 @@ def fold(connection: duckdb.DuckDBPyConnection, table: str, query: EvidenceQuery
     columns = tuple(
         column[0] for column in connection.execute(f'SELECT * FROM "{table}" LIMIT 0').description
     )
-    _refuse_missing(query, columns, table)
+    _needed(query, columns, table)
     if _may_trust(connection, table, query, columns):
         try:
             found = connection.execute(partition_sql(query, columns, table, trusting=True)).fetchnumpy()
@@ -113,15 +113,7 @@ def bound(query: EvidenceQuery, columns: tuple[str, ...], table: str = "events")
     Raises:
         ValueError: a column that the query reads is missing.
     """
-    needed = dict.fromkeys(("stage", "arm", "bucket"), "int32")
-    needed |= {"hour": "int32"} if "hour" in columns else {"event_time": "float64"}
-    needed |= dict.fromkeys(query.cohorts, "string") | dict.fromkeys(_numbers(query), "float64")
-    if any(metric.kind == "error_rate" for metric in query.metrics):
-        needed |= {"failed": "boolean", "fallback": "boolean"}
-    if missing := sorted(set(needed) - set(columns)):
-        raise ValueError(
-            f"table {table!r} has no column {missing[0]!r}, which the query reads; it has {sorted(columns)}"
-        )
+    needed = _needed(query, columns, table)
     optional = {"age": "float64", "arrived": "boolean", "event_time": "float64"}
     optional |= {f"{name}_at": "float64" for name in _numbers(query)}
     optional |= {f"u_{metric.name}": "boolean" for metric in query.metrics}
@@ -132,8 +124,8 @@ def bound(query: EvidenceQuery, columns: tuple[str, ...], table: str = "events")
     )
 
 
-def _refuse_missing(query: EvidenceQuery, columns: tuple[str, ...], table: str) -> dict[str, str]:
-    """Return the columns that the query must have, with their types."""
+def _needed(query: EvidenceQuery, columns: tuple[str, ...], table: str) -> dict[str, str]:
+    """Return the columns that the query must have, with their types; one that is missing is an error."""
     needed = dict.fromkeys(("stage", "arm", "bucket"), "int32")
     needed |= {"hour": "int32"} if "hour" in columns else {"event_time": "float64"}
     needed |= dict.fromkeys(query.cohorts, "string") | dict.fromkeys(_numbers(query), "float64")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2b
 
 __all__ = ["PSEUDONYM_BYTES", "pseudonym"]
@@ -20,6 +21,14 @@ def pseudonym(unit: str, key: bytes) -> str:
     Returns:
         32 hex digits. The same unit and key give the same pseudonym in every process.
     """
+    # A copy of a hash that has read the key already costs half of a new one.
+    digest = _keyed(key).copy()
+    digest.update(unit.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=4)
+def _keyed(key: bytes) -> blake2b:
     # BLAKE2b takes at most 64 key bytes; a longer secret is hashed to that, not cut.
     short = key if len(key) <= blake2b.MAX_KEY_SIZE else blake2b(key).digest()
-    return blake2b(unit.encode("utf-8", "surrogatepass"), key=short, digest_size=PSEUDONYM_BYTES).hexdigest()
+    return blake2b(key=short, digest_size=PSEUDONYM_BYTES)

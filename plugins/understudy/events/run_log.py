@@ -24,6 +24,7 @@ SKEW = 300.0
 _FURTHEST = 1e11  # seconds; no event time of this world is that far from 1970
 _ORPHAN = 3600.0  # seconds of receipt after which an outcome without a request is forgotten
 _ROOM = 10_000
+_IN_AN_ARM = "arm IN ('control', 'challenger')"
 
 
 class RunLog:
@@ -117,8 +118,8 @@ class RunLog:
             FROM requests WHERE run = $run AND received_at <= $now""",
             run=self.run_id, now=now, **names,
         )  # fmt: skip
-        lines, different, newest = self.run(
-            "SELECT count(*), count(DISTINCT id), max(received_at) FROM mine"
+        lines, different, in_arms, newest = self.run(
+            f"SELECT count(*), count(DISTINCT id), count(*) FILTER ({_IN_AN_ARM}), max(received_at) FROM mine"
         ).fetchone()
         once = "QUALIFY row_number() OVER (PARTITION BY id ORDER BY received_at, event_time) = 1"
         self.run(
@@ -128,7 +129,9 @@ class RunLog:
         )
         self.run("INSERT INTO ids SELECT id, why IS NULL FROM firsts")
         reasons = dict(self.run("SELECT why, count(*) FROM firsts GROUP BY why").fetchall())
-        counters.duplicates += lines - sum(reasons.values())
+        counters.duplicates += (
+            in_arms - self.run(f"SELECT count(*) FROM firsts WHERE {_IN_AN_ARM}").fetchone()[0]
+        )
         for why in ("unit", "skew", "arm", "version"):
             if why in reasons:
                 counters.left_out[why] = counters.left_out.get(why, 0) + reasons[why]
@@ -147,7 +150,7 @@ class RunLog:
             if arm in self.query.versions
         )
         return (
-            "CASE WHEN arm IN ('unexposed', 'champion') THEN 'other' WHEN arm NOT IN ('control', 'challenger') THEN 'arm' "
+            f"CASE WHEN arm IN ('unexposed', 'champion') THEN 'other' WHEN NOT {_IN_AN_ARM} THEN 'arm' "
             f"WHEN stage < 1 THEN 'other' WHEN unit IS NULL OR unit = '' THEN 'unit' WHEN skewed THEN 'skew'{wrong} END"
         )
 

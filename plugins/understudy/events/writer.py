@@ -1,28 +1,35 @@
 """Appends events to JSON-lines segments so that a crash loses nothing that was acknowledged.
 
 A segment belongs to one writer, which belongs to one process start; nobody ever appends to a segment that somebody else
-may have torn. All lines of one call reach the operating system in one write, or none of them stay.
+may have torn. All lines of one call reach the operating system in one write, or none of them stay. A writer holds a lock
+on its segment; the operating system lets go of it when the process ends, however it ends. A segment that nobody has locked
+is never written again.
 """
 
 from __future__ import annotations
 
-import json
-import math
+import fcntl
 import os
 import re
 import threading
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+from uuid import uuid4
 
 from understudy.errors import UnderstudyError
+from understudy.events.lines import Line, RequestLine, encode
 
-__all__ = ["SEGMENT_BYTES", "EventWriter", "EventsUnwritable", "Kind"]
+__all__ = ["SEGMENT_BYTES", "SEGMENT_SECONDS", "EventWriter", "EventsUnwritable", "Kind"]
 
 Kind = Literal["requests", "mirrors", "outcomes"]
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 """Size at which a writer starts its next segment."""
+
+SEGMENT_SECONDS = 3600.0
+"""Age at which a writer leaves its segment, so that it can be compacted although nothing more comes."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -40,54 +47,65 @@ class EventWriter:
         events_dir: Root of the event log.
         model: Registered model name; its folder is created on the first write.
         kind: ``"requests"``, ``"mirrors"`` or ``"outcomes"``.
-        writer_id: Name of this process start; it must never be used by a later one.
         segment_bytes: Size at which the next segment is started.
+        segment_seconds: Age at which a segment is left.
 
     Attributes:
         written: Events that reached the operating system.
         failed: Events that did not.
+        written_at: Unix second of the last write; nothing before the first.
     """
 
     def __init__(
-        self, events_dir: Path, model: str, kind: Kind, writer_id: str, *, segment_bytes: int = SEGMENT_BYTES
+        self,
+        events_dir: Path,
+        model: str,
+        kind: Kind,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        segment_seconds: float = SEGMENT_SECONDS,
     ) -> None:
-        for name in (model, writer_id):
-            if not _SAFE_NAME.fullmatch(name):
-                raise ValueError(f"{name!r} cannot be part of a path; use letters, digits, '_', '-' and '.'")
+        if not _SAFE_NAME.fullmatch(model):
+            raise ValueError(f"{model!r} cannot be part of a path; use letters, digits, '_', '-' and '.'")
         self.folder = events_dir / model / kind
         self.written = 0
         self.failed = 0
-        self._writer_id = writer_id
+        self.written_at: float | None = None
+        # Nobody ever writes a segment of that name again: the journal says of a name that it was compacted.
+        self._name = f"{int(time.time()):x}-{uuid4().hex[:12]}"
         self._segment_bytes = segment_bytes
+        self._segment_seconds = segment_seconds
         self._lock = threading.Lock()
         self._handle: int | None = None
+        self._leaver: threading.Timer | None = None
         self._size = 0
         self._sequence = 0
 
-    def append(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Write events; when this returns they have reached the operating system.
+    def append(self, lines: Sequence[Line]) -> None:
+        """Write lines; when this returns they have reached the operating system.
 
         Args:
-            events: JSON-safe mappings; NaN and infinities become null.
+            lines: Lines of this writer's kind.
 
         Raises:
             EventsUnwritable: None of them is in the log.
         """
-        lines = [_line(event) for event in events]
         if not lines:
             return
-        data = b"".join(lines)
+        data = b"".join(map(encode, lines))
+        events = sum(len(line.rows) if isinstance(line, RequestLine) else 1 for line in lines)
         with self._lock:
             try:
                 self._write(data)
             except OSError as error:
-                self.failed += len(lines)
+                self.failed += events
                 raise EventsUnwritable(
-                    f"{len(lines)} event(s) could not be written to {self.folder.parent.name}/{self.folder.name} "
+                    f"{events} event(s) could not be written to {self.folder.parent.name}/{self.folder.name} "
                     f"({error.strerror or type(error).__name__}). The event log needs a writable disk with free space; "
                     "free some and writing goes on by itself."
                 ) from error
-            self.written += len(lines)
+            self.written += events
+            self.written_at = time.time()
 
     def close(self) -> None:
         """Close the segment; a later write starts a new one."""
@@ -122,51 +140,50 @@ class EventWriter:
         if self._handle is not None and self._size and self._size + incoming > self._segment_bytes:
             self._leave_segment()
         while self._handle is None:
-            path = self.folder / f"{self._writer_id}-{self._sequence:06d}.jsonl"
+            path = self.folder / f"{self._name}-{self._sequence:06d}.jsonl"
             self._sequence += 1
             try:
                 self._handle = _create(path)
-            except FileExistsError:
-                # Left by a process of the same name; its end may be torn, so it is never appended to.
+            except BlockingIOError:  # a compaction was faster than the lock
                 continue
             self._size = 0
+            self._leaver = threading.Timer(self._segment_seconds, self._leave, (self._handle, self._sequence))
+            self._leaver.daemon = True
+            self._leaver.start()
         return self._handle
 
+    def _leave(self, handle: int, sequence: int) -> None:
+        """Leave a segment for its age, unless that has happened."""
+        with self._lock:
+            if (self._handle, self._sequence) == (handle, sequence):
+                self._leave_segment()
+
     def _leave_segment(self) -> None:
+        if self._leaver is not None:
+            self._leaver.cancel()
+            self._leaver = None
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
 
 
 def _create(path: Path) -> int:
+    """Create and lock a segment.
+
+    Raises:
+        BlockingIOError: Somebody else has locked it, or removed it, since it was created.
+    """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
     try:
-        return os.open(path, flags, 0o640)
+        handle = os.open(path, flags, 0o640)
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, flags, 0o640)
-
-
-def _line(event: Mapping[str, Any]) -> bytes:
+        handle = os.open(path, flags, 0o640)
     try:
-        text = json.dumps(event, allow_nan=False, separators=(",", ":"))
-    except (ValueError, TypeError):
-        text = json.dumps(_plain(event), allow_nan=False, separators=(",", ":"))
-    return text.encode() + b"\n"
-
-
-def _plain(value: Any) -> Any:
-    """Return a value that strict JSON can carry."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (str, int)):
-        return value
-    if type(value).__name__ in ("NAType", "NaTType"):  # pandas' own nulls
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    if hasattr(value, "tolist"):  # NumPy scalars and arrays
-        return _plain(value.tolist())
-    return str(value)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(handle).st_nlink:
+            raise BlockingIOError
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
