@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from tests import declared
 from understudy.settings import Settings
@@ -67,3 +69,55 @@ def start(store: Store) -> Start:
             )
 
     return begin
+
+
+ENGINES = ("sqlite", "postgresql")
+Databases = Callable[[str], str]
+_NAMES = (f"fresh_{number}" for number in itertools.count())
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Databases:
+    """Return a function that gives the address of a database without tables, of either engine."""
+
+    def make(engine: str) -> str:
+        name = next(_NAMES)
+        if engine == "sqlite":
+            return f"sqlite:///{tmp_path / name}.db"
+        server = str(request.getfixturevalue("server"))
+        administering = sa.create_engine(server, isolation_level="AUTOCOMMIT")
+        with administering.connect() as connection:
+            connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        administering.dispose()
+        return server.replace("/postgres", f"/{name}")
+
+    return make
+
+
+@pytest.fixture(params=ENGINES)
+def either(
+    request: pytest.FixtureRequest,
+    database: Databases,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    clock: Clock,
+) -> Iterator[Store]:
+    """A fresh store, once on each engine; the environment names it."""
+    monkeypatch.setenv("UNDERSTUDY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("UNDERSTUDY_STORE_URL", database(request.param))
+    opened = Store.open(Settings.from_env(), clock)
+    yield opened
+    opened.close()
+
+
+def past_the_triggers(store: Store, *statements: str, **values: object) -> None:
+    """Change the past as somebody could who owns the database."""
+    with store.write() as connection:
+        if store.engine.dialect.name == "sqlite":
+            triggers = sa.text("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+            for name in connection.execute(triggers).scalars().all():
+                connection.execute(sa.text(f"DROP TRIGGER {name}"))
+        else:
+            connection.execute(sa.text("SET LOCAL session_replication_role = replica"))
+        for statement in statements:
+            connection.execute(sa.text(statement), values)

@@ -13,7 +13,7 @@ from alembic.config import Config
 from tests.declared import MODEL
 from tests.store.conftest import Clock, Start
 from tests.store.test_exposures import _actions, _drop, _raise, _renew, _state
-from understudy.exposure import Exposure, read_document
+from understudy.exposure import Exposure, read_flag
 from understudy.settings import Settings
 from understudy.store import Store, exposures, ledger, runs, schema
 from understudy.store.runs import RunState
@@ -49,6 +49,8 @@ def test_a_contained_cohort_is_a_new_generation_and_an_entry_that_says_who_what_
         "contained": ["carrier=AA", "origin=JFK"],
         "generation": 3,
         "version": "2",
+        "lease_before": raised.lease_expires_at,
+        "trace_id": run.trace_id,
     }
 
 
@@ -157,4 +159,4 @@ def test_what_is_contained_is_published(store: Store, start: Start, installation
     _raise(store, run)
     contained = _contain(store, run, "origin=JFK")
     exposures.publish_flags(store, installation)
-    assert read_document(installation.flags_path) == {MODEL: contained}
+    assert read_flag(installation.flags_path, MODEL) == contained

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -14,7 +13,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tests.servers import free_port
 from understudy.errors import ConcurrentRun
 from understudy.settings import Settings
 from understudy.store import Store, exposures, ledger, runs
@@ -22,77 +20,14 @@ from understudy.store import Store, exposures, ledger, runs
 SPEC: dict[str, Any] = {"name": "delay", "model": "delay", "stages": []}
 
 
-def server_program(name: str) -> Path | None:
-    """Find a PostgreSQL server program; Debian keeps them out of PATH."""
-    found = [*sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}")), *filter(None, [shutil.which(name)])]
-    return Path(found[-1]) if found else None
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL of our own, on a free port; yields the address of an empty database."""
-    initdb, postgres = server_program("initdb"), server_program("postgres")
-    if initdb is None or postgres is None:
-        pytest.skip("PostgreSQL's server is not installed; `make system` installs it on Debian as root")
-    folder = tmp_path_factory.mktemp("postgres")
-    port = free_port()
-    # PostgreSQL refuses to run as root, and its user must be able to reach the folder.
-    who: dict[str, Any] = (
-        {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
-    )
-    if who:
-        for part in (folder, *folder.parents[:2]):
-            part.chmod(0o755)
-        shutil.chown(folder, "postgres", "postgres")
-    quiet = {"check": True, "capture_output": True, "cwd": folder}
-    subprocess.run([initdb, "-D", folder / "data", "-A", "trust", "-U", "understudy"], **quiet, **who)
-    command = [
-        postgres,
-        "-D",
-        folder / "data",
-        "-p",
-        str(port),
-        "-c",
-        "unix_socket_directories=",
-        "-c",
-        "listen_addresses=127.0.0.1",
-    ]
-    with (
-        (folder / "log").open("wb") as log,
-        subprocess.Popen(command, stdout=log, stderr=log, **who) as process,
-    ):
-        try:
-            yield f"postgresql+psycopg2://understudy@127.0.0.1:{port}/postgres"
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
 @pytest.fixture(scope="module")
 def store(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNDERSTUDY_HOME", str(tmp_path_factory.mktemp("home")))
         patch.setenv("UNDERSTUDY_STORE_URL", server)
-        await_server(server)
         opened = Store.open(Settings.from_env())
         yield opened
         opened.close()
-
-
-def await_server(url: str) -> None:
-    from tests.servers import wait_until
-
-    engine = sa.create_engine(url)
-
-    def answers() -> bool:
-        try:
-            with engine.connect():
-                return True
-        except sa.exc.OperationalError:
-            return False
-
-    wait_until(answers, "PostgreSQL answers")
-    engine.dispose()
 
 
 def together(count: int, work: Callable[[int], None]) -> None:

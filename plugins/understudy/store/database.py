@@ -14,9 +14,11 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from understudy.errors import StoreError
 from understudy.settings import Settings
 
-__all__ = ["Store"]
+__all__ = ["NEWEST", "Store", "revision_of", "upgrade"]
 
-_HEAD = "0003"
+NEWEST = "0006"
+"""The revision of the schema that this code works with."""
+
 _BUSY_SECONDS = 30
 _WRITE_LOCK = 0x756E6465727374  # any fixed number; this one spells "underst"
 
@@ -40,15 +42,23 @@ class Store:
         Raises:
             StoreError: The database cannot be opened, is read-only or belongs to a newer Understudy.
         """
-        try:
+        with _opening(settings):
             engine = _engine(settings.store_url)
             _migrate(engine, settings.home)
             _prove_writable(engine)
-        except (sa.exc.SQLAlchemyError, OSError, ImportError) as error:
-            raise StoreError(
-                f"The store {_shown(settings.store_url)} cannot be opened ({_cause(error)}). It must be a database that "
-                "this user may write; check UNDERSTUDY_STORE_URL and the folder's permissions."
-            ) from error
+        return cls(engine, clock)
+
+    @classmethod
+    def as_found(cls, settings: Settings, clock: Callable[[], float] = time.time) -> Store:
+        """Open the store of an installation and leave its schema as it is, if it has any.
+
+        Raises:
+            StoreError: The database cannot be opened.
+        """
+        with _opening(settings):
+            engine = _engine(settings.store_url)
+            with engine.connect() as connection:
+                revision_of(connection)
         return cls(engine, clock)
 
     @contextmanager
@@ -89,6 +99,17 @@ class Store:
         self.engine.dispose()
 
 
+@contextmanager
+def _opening(settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except (sa.exc.SQLAlchemyError, OSError, ImportError) as error:
+        raise StoreError(
+            f"The store {_shown(settings.store_url)} cannot be opened ({_cause(error)}). It must be a database that "
+            "this user may write; check UNDERSTUDY_STORE_URL and the folder's permissions."
+        ) from error
+
+
 def _engine(url: str) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
@@ -116,11 +137,17 @@ def _engine(url: str) -> Engine:
 
 @contextmanager
 def _writing(engine: Engine) -> Iterator[Connection]:
-    with engine.connect().execution_options(understudy_write=True) as connection, connection.begin():
-        if engine.dialect.name == "postgresql":
+    with engine.connect().execution_options(understudy_write=True) as connection:
+        if engine.dialect.name != "postgresql":
+            with connection.begin():
+                yield connection
+            return
+        # At a stricter level, which a server may have as its default, who waited for the lock would not see what was written
+        # by the one who held it.
+        with connection.execution_options(isolation_level="READ COMMITTED").begin():
             # SQLite's write lock covers the whole database; here it is one lock that every writer takes, until it commits.
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_WRITE_LOCK)))
-        yield connection
+            yield connection
 
 
 def _prove_writable(engine: Engine) -> None:
@@ -131,34 +158,39 @@ def _prove_writable(engine: Engine) -> None:
 
 
 def _migrate(engine: Engine, home: Path) -> None:
-    if _revision(engine) == _HEAD:
-        return
-    from alembic import command
-    from alembic.config import Config
-
+    with engine.connect() as connection:
+        if revision_of(connection) == NEWEST:
+            return
     home.mkdir(parents=True, exist_ok=True)
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     # Several processes start at once; the first one migrates, the others find it done.
     with (home / "migrate.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with _writing(engine) as connection:
-            found = _revision_in(connection)
-            if found is not None and found > _HEAD:
-                raise StoreError(
-                    f"The store has schema {found}, this Understudy knows up to {_HEAD}. A newer version wrote it; use that "
-                    "one."
-                )
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            upgrade(connection)
 
 
-def _revision(engine: Engine) -> str | None:
-    with engine.connect() as connection:
-        return _revision_in(connection)
+def upgrade(connection: Connection, revision: str = NEWEST) -> None:
+    """Bring the schema up to a revision, in the caller's write transaction.
+
+    Raises:
+        StoreError: The schema is of a newer Understudy.
+    """
+    from alembic import command
+    from alembic.config import Config
+
+    found = revision_of(connection)
+    if found is not None and found > NEWEST:
+        raise StoreError(
+            f"The store has schema {found}, this Understudy knows up to {NEWEST}. A newer version wrote it; use that one."
+        )
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
 
 
-def _revision_in(connection: Connection) -> str | None:
+def revision_of(connection: Connection) -> str | None:
+    """Return the revision of the schema; None where there is none yet."""
     if not sa.inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()

@@ -8,16 +8,16 @@ publishes last publishes what is true.
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from understudy.errors import StaleGeneration, StoreError
-from understudy.exposure import Exposure, publish
+from understudy.exposure import Exposure, publish, reach
 from understudy.settings import Settings
-from understudy.store import ledger, runs, schema
+from understudy.store import heads, ledger, runs, schema
 from understudy.store.database import Store
 
 __all__ = [
@@ -77,7 +77,14 @@ def adopt(connection: Connection, model: str, champion: str, *, actor: str, at: 
 
 
 def raise_to(
-    connection: Connection, run_id: str, stage: int, percent: float, lease: float, *, at: float
+    connection: Connection,
+    run_id: str,
+    stage: int,
+    percent: float,
+    lease: float,
+    *,
+    rings: Iterable[tuple[str, float]] = (),
+    at: float,
 ) -> Exposure:
     """Expose a run at a stage of its ladder. What the run has contained stays contained.
 
@@ -85,8 +92,9 @@ def raise_to(
         connection: A write transaction.
         run_id: The run; it must hold its model's lock and must not be on its way back.
         stage: Index of the stage, one above the present one, or the present one again.
-        percent: Share of units on the challenger.
+        percent: Share of units on the challenger; 0 while only rings are exposed.
         lease: Seconds until exposure lapses.
+        rings: Cohorts that are exposed further than everybody else, with their percent.
         at: Unix seconds.
 
     Raises:
@@ -105,6 +113,8 @@ def raise_to(
         percent,
         int(at + lease),
         contained=current.contained if current.run_id == run_id else (),
+        rings=tuple(rings),
+        lease_seconds=lease,
     )
     _save(connection, raised)
     if stage != run.stage:
@@ -116,13 +126,16 @@ def raise_to(
         action="exposure.raised",
         model=run.model,
         run_id=run_id,
-        reason=f"Stage {stage}: {percent:g} % of units.",
+        reason=f"Stage {stage}: {reach(raised.percent, raised.rings)}.",
         body={
             "from": current.percent,
             "to": percent,
+            "rings": dict(raised.rings),
             "generation": raised.generation,
             "version": run.version,
             "contained": list(raised.contained),
+            "stage": stage,
+            "lease_before": current.lease_expires_at,
         },
     )
     _enqueue(connection, at)
@@ -151,7 +164,11 @@ def start_mirror(connection: Connection, run_id: str, *, at: float) -> Exposure:
         model=run.model,
         run_id=run_id,
         reason="Live requests are copied to the challenger; nobody sees its answers.",
-        body={"generation": mirrored.generation, "version": run.version},
+        body={
+            "generation": mirrored.generation,
+            "version": run.version,
+            "lease_before": current.lease_expires_at,
+        },
     )
     _enqueue(connection, at)
     return mirrored
@@ -167,7 +184,7 @@ def renew(connection: Connection, run_id: str, lease: float, *, at: float) -> Ex
     current = _exposed_by(connection, run_id, at)
     if current is None:
         return None
-    renewed = replace(current, lease_expires_at=int(at + lease))
+    renewed = replace(current, lease_expires_at=int(at + lease), lease_seconds=lease)
     _save(connection, renewed)
     _enqueue(connection, at)
     return renewed
@@ -215,6 +232,7 @@ def contain(
             "contained": list(contained.contained),
             "generation": contained.generation,
             "version": contained.challenger,
+            "lease_before": current.lease_expires_at,
         },
     )
     _enqueue(connection, at)
@@ -241,6 +259,7 @@ def drop(connection: Connection, model: str, *, actor: str, reason: str, at: flo
             "to": 0,
             "generation": dropped.generation,
             "version": current.challenger,
+            "lease_before": current.lease_expires_at,
         },
     )
     _enqueue(connection, at)
@@ -284,7 +303,9 @@ def publish_flags(store: Store, settings: Settings) -> None:
         with store.read() as connection:
             exposures = every(connection)
             newest = connection.execute(sa.select(sa.func.max(schema.outbox.c.id))).scalar()
+            head = ledger.head(connection)
         publish(settings.flags_path, exposures)
+        heads.keep(settings.ledger_head_path, head)
     if newest is not None:
         with store.write() as connection:
             connection.execute(

@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from understudy import telemetry
 from understudy.errors import ConcurrentRun, NoSuchRun
 from understudy.store import ledger, schema
 
@@ -18,10 +19,12 @@ __all__ = [
     "RunState",
     "active",
     "by_key",
+    "by_trace",
     "create",
     "end",
     "enter_stage",
     "get",
+    "in_mlflow",
     "latest",
     "set_mlflow_run",
     "set_state",
@@ -73,6 +76,12 @@ class Run:
     ending: str | None
     created_at: float
     updated_at: float
+    traceparent: str | None
+
+    @property
+    def trace_id(self) -> str | None:
+        """Id of the trace that the run belongs to; runs from before there were traces have none."""
+        return telemetry.trace_id_of(self.traceparent)
 
 
 def create(
@@ -88,7 +97,7 @@ def create(
     airflow: Mapping[str, Any],
     at: float,
 ) -> Run:
-    """Take the model's lock for a new run and freeze its spec.
+    """Take the model's lock for a new run and freeze its spec; it belongs to the trace under way, or begins one.
 
     Args:
         connection: A write transaction.
@@ -134,6 +143,7 @@ def create(
             actor=actor,
             reason=reason,
             airflow=dict(airflow),
+            traceparent=(telemetry.current() or telemetry.TraceContext.new()).traceparent,
             created_at=at,
             updated_at=at,
         )
@@ -169,6 +179,13 @@ def by_key(connection: Connection, key: str) -> Run | None:
     return _run(row) if row else None
 
 
+def by_trace(connection: Connection, trace_id: str) -> list[Run]:
+    """Return the runs that belong to a trace, oldest first."""
+    own = sa.func.substr(schema.runs.c.traceparent, 4, 32)  # between the version and the span
+    of_trace = sa.select(schema.runs).where(own == trace_id).order_by(schema.runs.c.created_at)
+    return [_run(row) for row in connection.execute(of_trace)]
+
+
 def active(connection: Connection, model: str) -> Run | None:
     """Return the run that holds a model's lock."""
     row = connection.execute(sa.select(schema.runs).where(schema.runs.c.holds == model)).first()
@@ -202,6 +219,12 @@ def set_state(connection: Connection, run_id: str, state: RunState, at: float) -
         .where(schema.runs.c.run_id == run_id, schema.runs.c.holds.is_not(None))
         .values(state=state.value, updated_at=at)
     )
+
+
+def in_mlflow(connection: Connection) -> set[str]:
+    """Return the ids of the MLflow runs that record runs of this store."""
+    found = connection.execute(sa.select(schema.runs.c.mlflow_run_id)).scalars()
+    return {mlflow_run_id for mlflow_run_id in found if mlflow_run_id}
 
 
 def enter_stage(connection: Connection, run_id: str, stage: int, at: float) -> None:

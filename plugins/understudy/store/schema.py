@@ -5,8 +5,10 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 __all__ = [
+    "certificates",
     "exposures",
     "ledger",
+    "ledger_head",
     "metadata",
     "moments",
     "outbox",
@@ -41,6 +43,8 @@ runs = sa.Table(
     sa.Column("ending", sa.Text),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("updated_at", sa.Float, nullable=False),
+    # W3C traceparent of the span that began the run; null in runs from before.
+    sa.Column("traceparent", sa.String(55)),
 )
 
 exposures = sa.Table(
@@ -57,6 +61,9 @@ exposures = sa.Table(
     sa.Column("mirror", sa.Boolean, nullable=False),
     # Cohorts that are back on the champion, as "column=value".
     sa.Column("contained", sa.JSON, nullable=False, server_default=sa.text("'[]'")),
+    # Cohorts that are exposed further than everybody else, as ["column=value", percent].
+    sa.Column("rings", sa.JSON, nullable=False, server_default=sa.text("'[]'")),
+    sa.Column("lease_seconds", sa.Float, nullable=False, server_default=sa.text("86400")),
 )
 
 verdicts = sa.Table(
@@ -129,4 +136,23 @@ ledger = sa.Table(
     sa.Column("body", sa.JSON, nullable=False),
     sa.Column("previous", sa.String(64), nullable=False),
     sa.Column("digest", sa.String(64), nullable=False, unique=True),
+)
+
+# One row, which a trigger on `ledger` moves forward: without it nobody would notice that the newest entries were cut off.
+ledger_head = sa.Table(
+    "ledger_head",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+)
+
+# Append-only.
+certificates = sa.Table(
+    "certificates",
+    metadata,
+    sa.Column("run_id", sa.String(200), primary_key=True),
+    # The very text of the file, because every letter of it is proven.
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
 )
