@@ -71,6 +71,10 @@ BEHIND: list[tuple[dict[str, Any], str]] = [
     ({"ready": False, "waiting_for": "version 2"}, "is not ready: it waits for version 2"),
     ({"ready": None}, "is not ready"),
     ({"generation": 6}, "is at generation 6"),
+    (
+        {"generation": 9, "document_error": "It went back to generation 7."},
+        "follow the flag document: It went back",
+    ),
     ({"generation": None}, "is at generation None"),
     ({"generation": "7"}, "is at generation 7"),
     ({"champion": "3"}, "serves champion 3"),
@@ -107,3 +111,30 @@ def test_every_gateway_must_follow(serve: Serve) -> None:
     bad = serve(json.dumps(FOLLOWS | {"generation": 1}).encode())
     with pytest.raises(GatewayMismatch):
         gateways.wait_until_followed([good, bad], EXPOSED, deadline=0.2)
+
+
+def test_a_gateway_that_loads_what_was_published_is_given_the_time_to_load(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = FOLLOWS | {"generation": 6, "loading": 7, "waiting_for": "Loading the versions of generation 7."}
+    told = iter([loads] * 8)
+    url = serve(b"")
+
+    def status(asked: str) -> dict[str, Any]:
+        assert asked == url
+        return next(told, FOLLOWS)
+
+    monkeypatch.setattr(gateways, "status", status)
+    waits(url)
+    assert next(told, None) is None
+
+
+def test_a_gateway_that_loads_another_generation_or_loads_for_too_long_does_not_follow(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind = {"generation": 5, "waiting_for": "Loading the versions of generation 6."}
+    with pytest.raises(GatewayMismatch, match="is at generation 5: Loading the versions"):
+        waits(serve(json.dumps(FOLLOWS | behind | {"loading": 6}).encode()))
+    monkeypatch.setattr(gateways, "LOADING_SECONDS", 0.3)
+    with pytest.raises(GatewayMismatch, match="is at generation 5"):
+        waits(serve(json.dumps(FOLLOWS | behind | {"loading": 7}).encode()))

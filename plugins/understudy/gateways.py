@@ -9,7 +9,10 @@ from typing import Any
 from understudy.errors import GatewayMismatch, Unreachable
 from understudy.exposure import Exposure
 
-__all__ = ["serving", "status", "wait_until_followed"]
+__all__ = ["LOADING_SECONDS", "serving", "status", "wait_until_followed"]
+
+LOADING_SECONDS = 150.0
+"""How long a gateway may take to load the versions of a generation; it gives a challenger up a little earlier."""
 
 _TIMEOUT = 5.0
 
@@ -57,47 +60,61 @@ def serving(urls: Sequence[str], model: str) -> list[str]:
 def wait_until_followed(urls: Sequence[str], exposure: Exposure, deadline: float = 20.0) -> None:
     """Wait until every gateway of a model serves what was published.
 
+    A gateway that follows and is still loading a version is given as long as loading may take: nobody meets that version
+    before it is loaded.
+
     Args:
         urls: Base URLs of all gateways; those of other models are passed over.
         exposure: What was published.
-        deadline: Seconds to wait for all of them.
+        deadline: Seconds to wait for all of them to follow.
 
     Raises:
         GatewayMismatch: One still serves something else, or none serves the model.
         Unreachable: One does not answer.
     """
-    until = time.monotonic() + deadline
+    began = time.monotonic()
     while True:
         failure: Unreachable | GatewayMismatch | None = None
-        problem = None
+        problem, loading = None, False
         try:
-            problem = _first_problem(urls, exposure)
+            problem, loading = _first_problem(urls, exposure)
         except (Unreachable, GatewayMismatch) as error:
             failure = error
         if problem is None and failure is None:
             return
-        if time.monotonic() > until:
+        waited = time.monotonic() - began
+        if waited > (max(deadline, LOADING_SECONDS) if loading else deadline):
             raise failure or GatewayMismatch(
-                f"The gateway at {problem}, after {deadline:g} s. It must follow generation {exposure.generation} of "
+                f"The gateway at {problem}, after {waited:.3g} s. It must follow generation {exposure.generation} of "
                 f"{exposure.model}; look at its log, and check that it reads the flag document in UNDERSTUDY_HOME."
             )
         time.sleep(0.1)
 
 
-def _first_problem(urls: Sequence[str], exposure: Exposure) -> str | None:
+def _first_problem(urls: Sequence[str], exposure: Exposure) -> tuple[str | None, bool]:
+    """Return what keeps a gateway from following, and whether it is only that a version is being loaded."""
+    loading: tuple[str | None, bool] = None, False
     for url in serving(urls, exposure.model):
-        difference = _difference(status(url), exposure)
-        if difference is not None:
-            return f"{url} {difference}"
-    return None
+        found = status(url)
+        difference = _difference(found, exposure)
+        if difference is None:
+            continue
+        if found.get("loading") != exposure.generation:
+            return f"{url} {difference}", False
+        loading = f"{url} {difference}", True
+    return loading
 
 
 def _difference(found: Mapping[str, Any], exposure: Exposure) -> str | None:
     if not found.get("ready"):
         return f"is not ready: it waits for {found.get('waiting_for') or 'its models'}"
+    if found.get("document_error"):
+        # Its generation may be a higher one than was published, of a store that was since put back.
+        return f"does not follow the flag document: {found['document_error']}"
     generation = found.get("generation")
     if not isinstance(generation, int) or generation < exposure.generation:
-        return f"is at generation {generation}"
+        waiting = found.get("waiting_for")
+        return f"is at generation {generation}" + (f": {waiting}" if waiting else "")
     if generation == exposure.generation and found.get("champion") != exposure.champion:
         return f"serves champion {found.get('champion')}"
     needed = {exposure.champion} | ({exposure.challenger} if exposure.challenger else set())

@@ -149,6 +149,33 @@ def _spoil(client: Any, folder: Path, version: str) -> None:
 
 
 @pytest.fixture(scope="session")
+def moody(registered: Registered, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """Return a version of the test model whose mood stands in a file, and that file."""
+    from tests.faults.stage import moody_version
+
+    mood = tmp_path_factory.mktemp("mood") / "mood"
+    return moody_version(mood), mood
+
+
+@pytest.fixture(scope="session")
+def changed(registered: Registered, mlflow_server: tuple[str, Path]) -> str:
+    """Return a version whose digest was recorded before its estimator was exchanged for another that loads as well."""
+    import mlflow
+
+    from tests.faults.stage import exchange_files
+    from understudy.registry import DIGEST_TAG, files_digest
+
+    frame, good, _ = _trained()
+    version = _log_sklearn(frame, good)
+    client = mlflow.MlflowClient(registered.uri)
+    arrived = mlflow.artifacts.download_artifacts(f"models:/{MODEL}/{version}", tracking_uri=registered.uri)
+    client.set_model_version_tag(MODEL, version, DIGEST_TAG, files_digest(Path(arrived))[0])
+    sources = [client.get_model_version(MODEL, one).source for one in (version, registered.better)]
+    exchange_files(mlflow_server[1] / "artifacts", *(source.rpartition("/")[2] for source in sources))
+    return version
+
+
+@pytest.fixture(scope="session")
 def experiments(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("experiments")
     (folder / "delay_test.yaml").write_text(SPEC.format(model=MODEL))
@@ -218,12 +245,21 @@ def split(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def logged(gateway: RunningGateway, kind: str = "requests") -> list[dict[str, Any]]:
-    """Return every event of a kind; each line must be complete JSON."""
+    """Return every event of a kind; each line must be complete JSON. A request's line is told apart into its rows."""
     import json
 
-    lines: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
     for path in sorted((gateway.events / kind).glob("*.jsonl")):
         text = path.read_text()
         assert not text or text.endswith("\n")
-        lines += [json.loads(line) for line in text.splitlines()]
-    return lines
+        for line in text.splitlines():
+            events += _rows_of(json.loads(line)) if kind == "requests" else [json.loads(line)]
+    return events
+
+
+def _rows_of(line: dict[str, Any]) -> list[dict[str, Any]]:
+    rows, columns, features = line.pop("rows"), line.pop("columns"), line.pop("features")
+    return [
+        line | row | {"features": dict(zip(columns, values, strict=True))}
+        for row, values in zip(rows, features, strict=True)
+    ]

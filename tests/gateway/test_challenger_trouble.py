@@ -72,7 +72,7 @@ def test_a_challenger_that_cannot_be_loaded_is_answered_by_the_champion_and_name
     fallbacks = next(
         line
         for line in gateway.client.get("/metrics").text.splitlines()
-        if line.startswith("understudy_fallbacks_total")
+        if line.startswith("understudy_row_errors_total")
     )
     assert float(fallbacks.split()[1]) > 0
 
@@ -88,27 +88,29 @@ def test_a_version_that_does_not_exist_is_a_challenger_that_cannot_be_loaded(
 def test_a_hanging_challenger_costs_no_answer_and_does_not_hold_up_the_next_one(
     gateway: RunningGateway, expose: Callable[..., Exposure], registered: Registered
 ) -> None:
-    expose(challenger=registered.awkward["slow"], percent=50.0)
-    arms = {
-        number: gateway.client.post("/invocations", json=split([row(number)])).headers["x-understudy-arm"]
-        for number in range(3)
-    }
+    expose(challenger=registered.awkward["slow"], percent=100.0)
+    before = len(logged(gateway))
 
     def ask(number: int) -> tuple[int, str]:
         with httpx.Client(base_url=gateway.url, timeout=30) as client:
-            answer = client.post("/invocations", json=split([row(number % 3)]))
+            answer = client.post("/invocations", json=split([row(number)]))
             return answer.status_code, answer.headers["x-understudy-version"]
 
-    assert "challenger" in arms.values()
     with ThreadPoolExecutor(24) as threads:
-        answers = list(threads.map(ask, range(72)))
+        answers = list(threads.map(ask, range(120)))
     assert set(answers) == {(200, registered.good)}
-    errors = {event["error"] for event in logged(gateway) if event["fallback"]}
-    assert any(error.startswith("TooBusy") for error in errors if error)
-    # The hanging version still has its calls to finish; the next one has threads of its own.
+    events = [event for event in logged(gateway)[before:] if event["arm"] == "challenger"]
+    assert {event["fallback"] for event in events} == {True}
+    assert {event["error"].partition(":")[0] for event in events} == {"Timeout", "BreakerOpen"}
+    assert "BreakerOpen: 20 of the last 20 calls failed (Timeout 20)" in {event["error"] for event in events}
+    assert gateway.status()["breaker"]["state"] == "open"
+    opened = [line for line in gateway.log.read_text().splitlines() if "BREAKER_OPEN" in line]
+    assert len(opened) == 1
+    # The hanging version still has its calls to finish; the next one has a process and a breaker of its own.
     expose(challenger=registered.better, percent=100.0)
     answer = gateway.client.post("/invocations", json=split([row(0), row(1), row(2)]))
     assert answer.headers["x-understudy-version"] == registered.better
+    assert gateway.status()["breaker"] == {"state": "closed", "opened": 0, "reason": None}
 
 
 def test_a_hanging_champion_does_not_hold_up_the_version_that_replaces_it(
@@ -197,8 +199,7 @@ def test_a_failing_champion_is_an_error_in_mlflows_shape_and_in_the_log(
 ) -> None:
     expose(champion=registered.awkward["raising"])
     answer = gateway.client.post("/invocations", json=split(ROWS))
-    assert answer.status_code == 500
-    assert answer.json()["error_code"] == "INTERNAL_ERROR"
+    assert (answer.status_code, answer.json()["error_code"]) == (400, "BAD_REQUEST")
     assert "Traceback" not in answer.text
     events = [event for event in logged(gateway) if event["request_id"] == answer.headers["x-request-id"]]
     assert len(events) == len(ROWS)

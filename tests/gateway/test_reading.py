@@ -7,10 +7,11 @@ import pytest
 
 from understudy.exposure import CHALLENGER, UNEXPOSED, Exposure
 from understudy.gateway.answers import logged_number, problem_with, row_shape
-from understudy.gateway.batch import csv_batch, json_batch
 from understudy.gateway.config import TrafficColumns
+from understudy.gateway.documents import json_batch
 from understudy.gateway.redaction import describe, redact
 from understudy.gateway.routing import read_envelopes, route, secrets_in
+from understudy.gateway.tables import csv_batch
 
 TRAFFIC = TrafficColumns("tail", "id", "time", frozenset({"pilot", "tail"}), ("origin", "pilot"))
 
@@ -61,21 +62,16 @@ def test_a_challengers_answers_must_have_the_champions_shape_and_be_numbers(
 
 def test_a_csv_unit_keeps_its_leading_zeros() -> None:
     batch = csv_batch("tail,id,time,origin,distance\n007,1,5.5,JFK,10\n,2,,LGA,20\n")
-    first, second = read_envelopes(batch, TRAFFIC, received_at=9.0)
-    assert (first.unit, first.event_id, first.event_time, first.cohorts) == (
-        "007",
-        "1",
-        5.5,
-        {"origin": "JFK"},
-    )
-    assert (second.unit, second.event_id, second.event_time) == (None, "2", 9.0)
+    told = read_envelopes(batch, TRAFFIC, {}, received_at=9.0)
+    assert (told.units, told.event_ids, told.event_times) == (["007", ""], ["1", "2"], [5.5, 9.0])
+    assert told.cohorts[0] == {"origin": "JFK"}
 
 
 def test_a_private_column_is_no_cohort_and_a_number_is_a_unit() -> None:
     batch = json_batch({"dataframe_records": [{"tail": 7, "pilot": "Ann", "origin": None}]})
-    (envelope,) = read_envelopes(batch, TRAFFIC, received_at=9.0)
-    assert (envelope.unit, envelope.cohorts) == ("7", {"origin": ""})
-    assert secrets_in(batch, TRAFFIC) == {"7", "Ann"}
+    told = read_envelopes(batch, TRAFFIC, {}, received_at=9.0)
+    assert (told.units, told.cohorts) == (["7"], [{"origin": ""}])
+    assert {"7", "Ann"} <= secrets_in(batch, TRAFFIC, {})
 
 
 @pytest.mark.parametrize(
@@ -99,7 +95,7 @@ def test_contained_rows_and_rows_that_name_no_cohort_go_to_the_champion(
     for name, origin in origins.items():
         # The unit is one that sees the challenger.
         record = {"tail": "N7500AA", "pilot": "Bob"} | ({} if origin is ... else {"origin": origin})
-        envelopes = read_envelopes(json_batch({"dataframe_records": [record]}), TRAFFIC, received_at=9.0)
+        envelopes = read_envelopes(json_batch({"dataframe_records": [record]}), TRAFFIC, {}, received_at=9.0)
         exposure = Exposure("flight-delay", 7, "1", "2", "run", 1, 50.0, 2_000_000_000, contained=contained)
         (arm,) = route(exposure, envelopes, 9.0, counted=True).arms
         assert arm in (CHALLENGER, UNEXPOSED)
@@ -123,11 +119,16 @@ def test_rows_are_counted_in_every_form(content: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [{"inputs": 1}, {"inputs": []}, {"messages": [{"role": "user"}]}, {"inputs": {"a": [1], "b": [1, 2]}}],
+    [{"inputs": 1}, {"messages": [{"role": "user"}]}, {"inputs": {"a": [1], "b": [1, 2]}}],
 )
-def test_what_has_no_rows_is_one_event_of_the_champion(content: dict[str, Any]) -> None:
+def test_what_cannot_be_told_apart_into_rows_is_one_event_of_the_champion(content: dict[str, Any]) -> None:
     batch = json_batch(content)
     assert (batch.size, batch.splittable, batch.features(())) == (1, False, [{}])
+
+
+def test_a_list_without_rows_is_no_event() -> None:
+    batch = json_batch({"inputs": []})
+    assert (batch.size, batch.splittable, batch.features(())) == (0, False, [])
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,18 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
+from understudy import telemetry
 from understudy.errors import UnderstudyError
+from understudy.gateway.logs import log_as_json
 from understudy.settings import Settings
 from understudy.spec import validate_folder
+
+if TYPE_CHECKING:
+    from understudy.gateway.config import GatewayConfig
+    from understudy.gateway.service import Gateway
 
 __all__ = ["main"]
 
@@ -28,11 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0 after a clean stop, 2 when the gateway cannot be started as asked.
     """
     options = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
-    )
-    for name in ("mlflow", "alembic", "httpx"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    log_as_json(options.model)
+    # Otherwise it writes its own records as plain text.
+    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
     # A serving process does not phone home, and an unreachable registry is asked again by the gateway itself.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # Small batches gain nothing from a thread a core, and wait for each other on a busy machine.
@@ -49,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    from understudy.gateway.config import GatewayConfig, traffic_of
+    from understudy.gateway.config import GatewayConfig, breaker_of, traffic_of
 
     settings = Settings.from_env()
     _ = settings.mlflow_uri  # refused here rather than at the first load
@@ -67,21 +73,51 @@ def _serve(options: argparse.Namespace) -> None:
         champion_timeout=options.timeout,
         max_body_bytes=options.max_body_bytes,
         mirror_queue=options.mirror_queue,
+        breaker=breaker_of(options.model, experiments),
+        challenger_memory=options.challenger_memory * 1024**2,
     )
+    _run(config, options.host, options.port)
 
+
+def _run(config: GatewayConfig, host: str, port: int) -> None:
     import uvicorn
 
-    from understudy.gateway.app import create_app
-    from understudy.gateway.service import Gateway
+    from understudy.gateway.app import App
+    from understudy.gateway.connection import Connection
 
+    app = App(_gateway(config))
     uvicorn.run(
-        create_app(Gateway(config)),
-        host=options.host,
-        port=options.port,
+        app,
+        host=host,
+        port=port,
+        # Both are chosen for speed, and a bounded connection knows this protocol class.
+        loop="uvloop",
+        http=partial(  # type: ignore[arg-type]
+            Connection,
+            answer_now=app.answer_now,
+            max_body_bytes=config.max_body_bytes,
+            receive_seconds=config.receive_seconds,
+        ),
+        ws="none",
+        lifespan="on",
+        proxy_headers=False,
         access_log=False,
+        log_config=None,
         log_level="warning",
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
+
+
+def _gateway(config: GatewayConfig) -> Gateway:
+    from understudy.gateway.service import Gateway
+
+    os.environ.setdefault("OTEL_SERVICE_NAME", "understudy-gateway")
+    tracer = telemetry.tracer()
+    if tracer is None:
+        return Gateway(config)
+    from understudy.gateway.traced import TracedGateway
+
+    return TracedGateway(config, tracer)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,6 +131,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--timeout", type=_positive, default=60.0, help="seconds until a request is given up")
     parser.add_argument("--max-body-bytes", type=int, default=32 * 1024 * 1024, help="largest accepted body")
     parser.add_argument("--mirror-queue", type=int, default=256, help="requests that may wait for the mirror")
+    parser.add_argument(
+        "--challenger-memory",
+        type=int,
+        default=4096,
+        help="MiB of data that the challenger's process may hold",
+    )
     return parser
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from numbers import Real
 from typing import Any
 
-__all__ = ["finite", "logged_number", "problem_with", "row_shape"]
+__all__ = ["finite", "logged_number", "logged_numbers", "problem_with", "row_shape"]
 
 
 def logged_number(answer: Any) -> float | None:
@@ -30,6 +32,19 @@ def logged_number(answer: Any) -> float | None:
         return None
     number = float(answer)
     return number if math.isfinite(number) else None
+
+
+def logged_numbers(answers: Sequence[Any]) -> tuple[Sequence[float | None], Iterable[bool]]:
+    """Return the logged number of every row's answer, and whether the answer is finite or missing altogether."""
+    kinds = set(map(type, answers))
+    if kinds == {float} and math.isfinite(sum(answers)):
+        return answers, [True] * len(answers)
+    if kinds == {list} and set(map(len, answers)) <= {1, 2}:
+        parts = list(chain.from_iterable(answers))
+        # A sum is finite only if every part of it is.
+        if set(map(type, parts)) == {float} and math.isfinite(sum(parts)):
+            return [answer[-1] for answer in answers], [True] * len(answers)
+    return list(map(logged_number, answers)), [answer is None or finite(answer) for answer in answers]
 
 
 def finite(answer: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The loaded versions of one model, taken from MLflow's registry by number and kept while they are needed."""
+"""The versions of one model that are in use: the champion in this process, the challenger in one of its own."""
 
 from __future__ import annotations
 
@@ -7,124 +7,108 @@ import logging
 import tempfile
 import time
 import weakref
-from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
-from mlflow import MlflowClient, pyfunc
-from mlflow.utils.proto_json_utils import _get_jsonable_obj
+from mlflow import MlflowClient
 
-from understudy.gateway.batch import Batch, Rows
-from understudy.gateway.config import TrafficColumns
+from understudy.gateway.channel import Tally
+from understudy.gateway.host import Host, HostSettings
+from understudy.gateway.loading import LoadedModel, load_version
 from understudy.gateway.redaction import describe
 from understudy.gateway.workers import Workers
 
-__all__ = ["CHAMPION_ALIAS", "LoadedModel", "ModelPool", "Scored"]
+__all__ = ["CHAMPION_ALIAS", "Champion", "ModelPool"]
 
 CHAMPION_ALIAS = "champion"
 _RETRY_SECONDS = 10.0
 _LOADS_AT_ONCE = 16
-_SCORING_THREADS = 2
+# Requests that have chosen a challenger ask it within this time.
+_GRACE_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Scored:
-    """What a version answered.
-
-    Attributes:
-        answers: JSON-safe, normally one item per row.
-        cpu_ms: CPU time that the call took, divided over its rows.
-        unwrapped: Whether the answer goes out without MLflow's ``predictions`` key.
-    """
-
-    answers: Any
-    cpu_ms: float
-    unwrapped: bool = False
-
-
 @dataclass(frozen=True, eq=False)
-class LoadedModel:
-    """One version in memory.
+class Champion(LoadedModel):
+    """A version in this process.
 
     Attributes:
-        version: Its number in the registry.
-        predictor: MLflow's loaded model.
-        schema: Its input schema, if it has a signature.
-        withheld: Columns of a request that it does not get.
         folder: Its files; they go when the last request that uses it is done.
         workers: Its own threads: a version that hangs holds up no other, neither now nor after it is replaced.
     """
 
-    version: str
-    predictor: pyfunc.PyFuncModel
-    schema: Any
-    withheld: frozenset[str]
     folder: tempfile.TemporaryDirectory[str] = field(repr=False)
     workers: Workers = field(repr=False)
 
-    def score(self, batch: Batch, rows: Rows = None) -> Scored:
-        """Score some rows of a request, all in one call of the model.
-
-        The CPU time is that of the calling thread: the process's would count what other threads score meanwhile. What a
-        model hands to threads of its own is not in it.
-
-        Raises:
-            Exception: Whatever the model raises; MLflow's own exception where the rows do not fit its signature.
-        """
-        started = time.thread_time()
-        given = batch.input_for(self.predictor.metadata, self.schema, self.withheld, rows)
-        raw = self.predictor.predict(given.data, params=given.params)
-        answers = _get_jsonable_obj(raw, pandas_orient="records")
-        seconds = time.thread_time() - started
-        # A table may have no rows at all; it was scored all the same.
-        share = max(1, batch.size if rows is None else len(rows))
-        return Scored(answers, seconds * 1000 / share, given.unwrapped)
-
 
 class ModelPool:
-    """Loads versions in a thread of its own and remembers why one could not be loaded.
+    """Loads versions without holding up the event loop, and remembers why one could not be loaded.
 
     Args:
-        model: Registered model name.
-        traffic: Columns of its requests.
+        settings: What challengers keep to; model and columns hold for champions too.
+        champion_timeout: Seconds that a champion's own server has for an answer, where there is one.
+
+    Attributes:
+        tally: What became of the rows that were offered to the mirror.
     """
 
-    def __init__(self, model: str, traffic: TrafficColumns) -> None:
-        self._model = model
-        self._traffic = traffic
+    def __init__(self, settings: HostSettings, champion_timeout: float) -> None:
+        self.tally = Tally()
+        self._settings = settings
+        self._champion_timeout = champion_timeout
         self._workers = Workers("load", threads=2)
+        self._launcher = Workers("launch", threads=1)
         self._loading: dict[str, asyncio.Task[None]] = {}
-        self._loaded: dict[str, LoadedModel] = {}
+        self._champions: dict[str, Champion] = {}
         self._failed: dict[str, tuple[str, float]] = {}
+        self._hosts: dict[str, Host] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._digests: dict[str, str] = {}
 
     @property
     def versions(self) -> list[str]:
-        """Versions in memory, in the order they were loaded."""
-        return list(self._loaded)
+        """Versions that can answer, the champions first."""
+        ready = [version for version, host in self._hosts.items() if host.ready]
+        return list(dict.fromkeys([*self._champions, *ready]))
 
-    def get(self, version: str | None) -> LoadedModel | None:
-        """Return a loaded version, or nothing."""
-        return None if version is None else self._loaded.get(version)
+    def champion(self, version: str) -> Champion | None:
+        """Return a version in this process, or nothing while it is being loaded or cannot be.
 
-    def failure(self, version: str | None) -> str | None:
-        """Return why a version could not be loaded at the last attempt, or nothing."""
-        failed = None if version is None else self._failed.get(version)
+        Asking starts to load it, unless that is under way or has just failed.
+        """
+        loaded = self._champions.get(version)
+        if loaded is None and version not in self._loading:
+            failed = self._failed.get(version)
+            if failed is None or time.monotonic() - failed[1] >= _RETRY_SECONDS:
+                self._loading[version] = asyncio.create_task(self._fetch(version))
+        return loaded
+
+    def failure(self, version: str) -> str | None:
+        """Return why a champion could not be loaded at the last attempt, or nothing."""
+        failed = self._failed.get(version)
         return failed[0] if failed else None
 
-    def want(self, version: str) -> None:
-        """Start loading a version, unless it is there, on its way, or has just failed."""
-        if version in self._loaded or version in self._loading:
-            return
-        failed = self._failed.get(version)
-        if failed and time.monotonic() - failed[1] < _RETRY_SECONDS:
-            return
-        self._loading[version] = asyncio.create_task(self._fetch(version))
+    def challenger(self, version: str | None) -> Host | None:
+        """Return the host of a version, ready or not; asking starts it."""
+        if version is None:
+            return None
+        if version not in self._hosts:
+            self._hosts[version] = Host(version, self._settings, self._digests, self.tally, self._launcher)
+        return self._hosts[version]
 
-    def keep_only(self, versions: Collection[str | None]) -> None:
+    def keep_only(self, champion: str, challenger: str | None) -> None:
         """Forget every other version; requests under way keep theirs until they are answered."""
-        self._loaded = {version: loaded for version, loaded in self._loaded.items() if version in versions}
-        self._failed = {version: failed for version, failed in self._failed.items() if version in versions}
+        self._champions = {version: kept for version, kept in self._champions.items() if version == champion}
+        self._failed = {version: failed for version, failed in self._failed.items() if version == champion}
+        for version in [version for version in self._hosts if version != challenger]:
+            self._retire(version, _GRACE_SECONDS)
+
+    async def close(self) -> None:
+        """End the challengers' processes once what they were sent is done, within a few seconds."""
+        for version in list(self._hosts):
+            self._retire(version, 0.0)
+        if self._leaving:
+            await asyncio.wait(self._leaving)
 
     async def champion_alias(self) -> str:
         """Return the version that the registry's alias ``champion`` names.
@@ -135,30 +119,37 @@ class ModelPool:
         return await self._workers.submit(self._read_alias, _LOADS_AT_ONCE)
 
     def _read_alias(self) -> str:
-        return str(MlflowClient().get_model_version_by_alias(self._model, CHAMPION_ALIAS).version)
+        return str(MlflowClient().get_model_version_by_alias(self._settings.model, CHAMPION_ALIAS).version)
+
+    def _retire(self, version: str, grace: float) -> None:
+        host = self._hosts.pop(version)
+        host.retire(grace)
+        leaving = asyncio.create_task(host.ended())
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
 
     async def _fetch(self, version: str) -> None:
+        model = self._settings.model
         try:
-            self._loaded[version] = await self._workers.submit(lambda: self._load(version), _LOADS_AT_ONCE)
+            self._champions[version] = await self._workers.submit(lambda: self._load(version), _LOADS_AT_ONCE)
             self._failed.pop(version, None)
-            _log.info("loaded %s version %s", self._model, version)
+            _log.info("loaded %s version %s", model, version)
         except Exception as error:
-            reason = f"Version {version} of {self._model} cannot be loaded: {describe(error, ())}"
+            reason = f"Version {version} of {model} cannot be loaded: {describe(error, ())}"
             self._failed[version] = (reason, time.monotonic())
             _log.warning("%s", reason)
         finally:
             del self._loading[version]
 
-    def _load(self, version: str) -> LoadedModel:
-        folder = tempfile.TemporaryDirectory(prefix="understudy-model-")
-        predictor = pyfunc.load_model(f"models:/{self._model}/{version}", dst_path=folder.name)
-        schema = predictor.metadata.get_input_schema()
-        named = set(schema.input_names()) if schema is not None and schema.has_input_names() else set()
-        traffic = self._traffic
-        # A signature may ask for the event's time or for a private column; the unit and the id reach no model.
-        withheld = (traffic.envelope | traffic.private) - named
-        withheld |= {name for name in (traffic.unit, traffic.event_id) if name}
-        workers = Workers(f"version-{version}", _SCORING_THREADS)
-        loaded = LoadedModel(version, predictor, schema, frozenset(withheld), folder, workers)
-        weakref.finalize(loaded, workers.close)
-        return loaded
+    def _load(self, version: str) -> Champion:
+        settings = self._settings
+        folder = tempfile.TemporaryDirectory(prefix="understudy-champion-")
+        expected = self._digests.get(version)
+        loaded = load_version(
+            settings.model, version, settings.traffic, Path(folder.name), expected, self._champion_timeout
+        )
+        self._digests[version] = loaded.digest
+        workers = Workers(f"version-{version}", loaded.threads)
+        champion = Champion(**vars(loaded), folder=folder, workers=workers)
+        weakref.finalize(champion, workers.close)
+        return champion

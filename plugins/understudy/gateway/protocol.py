@@ -6,9 +6,10 @@ Where that server quotes the request in an error or adds a traceback, this one d
 from __future__ import annotations
 
 import json
-from io import StringIO
+from itertools import chain
 from typing import Any, cast
 
+import msgspec
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE
 from mlflow.pyfunc.scoring_server import (
@@ -22,7 +23,9 @@ from mlflow.pyfunc.scoring_server import (
 from mlflow.utils.proto_json_utils import MlflowInvalidInputException, NumpyEncoder
 from mlflow.version import VERSION
 
-from understudy.gateway.batch import Batch, csv_batch, json_batch, parquet_batch
+from understudy.gateway.batch import Batch
+from understudy.gateway.documents import json_batch
+from understudy.gateway.tables import csv_batch, parquet_batch
 
 __all__ = [
     "VERSION",
@@ -77,11 +80,11 @@ def parse_json(body: bytes) -> dict[str, Any]:
         MlflowException: The body is not valid JSON, or not an object.
     """
     try:
-        content = json.loads(body)
+        content = _decoded(body)
     except UnicodeDecodeError as error:
-        raise _not_json(f"{error.reason} at byte {error.start}") from None
+        raise _not_json(f"{type(error).__name__}({error.reason!r} at byte {error.start})") from None
     except json.JSONDecodeError as error:
-        raise _not_json(str(error)) from None
+        raise _not_json(repr(error)) from None
     except (ValueError, RecursionError) as error:
         raise _not_json(type(error).__name__) from None
     if isinstance(content, dict):
@@ -93,16 +96,53 @@ def parse_json(body: bytes) -> dict[str, Any]:
     )
 
 
+def _decoded(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        # What MLflow's server reads beyond the standard (NaN, lone surrogates, UTF-16) and how it says what is wrong.
+        return json.loads(body)
+
+
 def encode_answer(predictions: Any, unwrapped: bool = False) -> bytes:
     """Return the body of an answer.
 
     Args:
         predictions: What the models said, in the order of the rows.
         unwrapped: Whether the request came without one of the protocol's keys, so that the answer has none either.
+
+    Raises:
+        MlflowException: JSON has no way to write it.
     """
-    output = StringIO()
-    json.dump(predictions if unwrapped else {"predictions": predictions}, output, cls=NumpyEncoder)
-    return output.getvalue().encode()
+    numbers = None if unwrapped else _numbers(predictions)
+    if numbers is not None:
+        return b'{"predictions": ' + numbers + b"}"
+    answer = predictions if unwrapped else {"predictions": predictions}
+    try:
+        return json.dumps(answer, cls=NumpyEncoder).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise internal_error(
+            f"The model's answer cannot be written as JSON ({type(error).__name__})."
+        ) from None
+
+
+def _numbers(predictions: Any) -> bytes | None:
+    """Return what `json.dumps` makes of a list of numbers, or of lists of them, in a tenth of its time.
+
+    Both write the fewest digits that are read back as the same number. They differ in where exponents begin and in how
+    they look, and in what is no number: all that is left to `json.dumps`.
+    """
+    if type(predictions) is not list:
+        return None
+    kinds = set(map(type, predictions))
+    if kinds == {list}:
+        kinds = set(map(type, chain.from_iterable(predictions)))
+    if not kinds <= {float, int}:
+        return None
+    text = msgspec.json.encode(predictions)
+    if text.translate(None, b"0123456789.,-[]") or b"0.0000" in text:
+        return None
+    return text.replace(b",", b", ")
 
 
 def error_body(error: MlflowException) -> bytes:

@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
 from typing import Any
-from uuid import uuid4
 
-from understudy.exposure import CHALLENGER, UNEXPOSED, Exposure, assign
-from understudy.gateway.batch import Batch
+import msgspec
+
+from understudy.exposure import CHALLENGER, UNEXPOSED, Exposure, arm, assign, weights
+from understudy.gateway.batch import Batch, spellings
 from understudy.gateway.config import TrafficColumns
 from understudy.gateway.protocol import bad_request
 
-__all__ = ["Envelope", "Route", "read_envelopes", "route", "secrets_in"]
+__all__ = ["Envelopes", "Route", "read_envelopes", "route", "secrets_in"]
+
+_NO_COHORTS: dict[str, str] = {}
 
 
-@dataclass(frozen=True)
-class Envelope:
-    """What describes one row without being a feature of it.
+class Envelopes(msgspec.Struct, frozen=True):
+    """What describes the rows of a request without being a feature of them; each list has one item per row.
 
     Attributes:
-        unit: Raw value of the randomised unit, if there is one.
-        event_id: Name of the event; made up when the client sent none.
-        event_time: Unix second at which it happened; now, when the client sent none.
+        units: Raw value of the randomised unit; empty where a row has none.
+        event_ids: Name of the event; made up when the client sent none.
+        event_times: Unix second at which it happened; now, when the client sent none.
         cohorts: Value of each cohort column, as text.
     """
 
-    unit: str | None
-    event_id: str
-    event_time: float
-    cohorts: dict[str, str]
+    units: list[str]
+    event_ids: list[str]
+    event_times: list[float]
+    cohorts: list[dict[str, str]]
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """The arm of every row of a request, decided at one moment.
 
     Attributes:
@@ -58,37 +59,30 @@ class Route:
         return [row for row, arm in enumerate(self.arms) if arm != CHALLENGER]
 
 
-def read_envelopes(batch: Batch, traffic: TrafficColumns, received_at: float) -> list[Envelope]:
-    """Read the envelope of every row.
+def read_envelopes(
+    batch: Batch, traffic: TrafficColumns, headers: Mapping[str, str], received_at: float
+) -> Envelopes:
+    """Read the envelope of every row: from its own columns, else from the request's headers, else made up.
 
     Args:
         batch: The request.
-        traffic: Which columns mean what.
+        traffic: Which columns and headers mean what.
+        headers: The request's headers, by lower-case name.
         received_at: Unix seconds, used as the event's time where the client sent none.
 
     Raises:
         MlflowException: A unit, event id or event time cannot be used; the message names row and column, no value.
     """
-    units = _texts(batch, traffic.unit)
-    event_ids = _texts(batch, traffic.event_id)
-    times = _times(batch, traffic.event_time, received_at)
-    cohorts = {
-        name: [_shown(value) for value in column]
-        for name in traffic.cohorts
-        if name not in traffic.secret and (column := batch.column(name)) is not None
-    }
-    return [
-        Envelope(
-            unit=units[row] or None,
-            event_id=event_ids[row] or uuid4().hex,
-            event_time=times[row],
-            cohorts={name: column[row] for name, column in cohorts.items()},
-        )
-        for row in range(batch.size)
-    ]
+    named = traffic.headers
+    return Envelopes(
+        _texts(batch, traffic.unit, _header(headers, named.unit)),
+        _event_ids(batch, traffic.event_id, _header(headers, named.event_id)),
+        _times(batch, traffic.event_time, headers, named.event_time, received_at),
+        _cohorts(batch, traffic) if traffic.cohorts else [_NO_COHORTS] * batch.size,
+    )
 
 
-def route(exposure: Exposure, envelopes: Sequence[Envelope], now: float, *, counted: bool) -> Route:
+def route(exposure: Exposure, envelopes: Envelopes, now: float, *, counted: bool) -> Route:
     """Decide every row's arm.
 
     Args:
@@ -97,27 +91,55 @@ def route(exposure: Exposure, envelopes: Sequence[Envelope], now: float, *, coun
         now: Unix seconds; the lease is held against it.
         counted: Whether events can be logged. When they cannot, nobody is exposed: unseen harm cannot be stopped.
     """
-    lapsed = exposure.exposed and not exposure.live(now)
-    if lapsed or not counted:
-        return Route((UNEXPOSED,) * len(envelopes), None, 0)
-    arms = tuple(assign(exposure, envelope.unit, now, envelope.cohorts) for envelope in envelopes)
-    return Route(arms, exposure.run_id, exposure.stage)
+    units = envelopes.units
+    live = exposure.live(now)
+    if (exposure.exposed and not live) or not counted:
+        return Route((UNEXPOSED,) * len(units), None, 0)
+    if not live:
+        arms = [UNEXPOSED] * len(units)
+    elif exposure.rings or exposure.contained:
+        arms = [
+            assign(exposure, unit, now, cohorts)
+            for unit, cohorts in zip(units, envelopes.cohorts, strict=True)
+        ]
+    else:
+        model, split = exposure.model, weights(exposure.percent)
+        arms = [arm(model, unit, split) if unit else UNEXPOSED for unit in units]
+    return Route(tuple(arms), exposure.run_id, exposure.stage)
 
 
-def secrets_in(batch: Batch, traffic: TrafficColumns) -> set[str]:
-    """Return the raw values of a request that no message may quote."""
-    found: set[str] = set()
-    for name in traffic.secret:
-        found.update(str(value) for value in batch.column(name) or () if value is not None)
-    return found
+def secrets_in(batch: Batch, traffic: TrafficColumns, headers: Mapping[str, str]) -> set[str]:
+    """Return how a message may spell what is private in a request."""
+    return batch.secrets(traffic.secret) | spellings([_header(headers, traffic.headers.unit) or None])
 
 
-def _texts(batch: Batch, name: str | None) -> list[str]:
-    """Return a column as text; empty where it has no value."""
+def _header(headers: Mapping[str, str], name: str | None) -> str:
+    return headers.get(name, "") if name else ""
+
+
+def _cohorts(batch: Batch, traffic: TrafficColumns) -> list[dict[str, str]]:
+    columns = {
+        name: list(map(_shown, column))
+        for name in traffic.cohorts
+        if name not in traffic.secret and (column := batch.column(name)) is not None
+    }
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return rows or [_NO_COHORTS] * batch.size
+
+
+def _texts(batch: Batch, name: str | None, otherwise: str) -> list[str]:
+    """Return a column as text; something else where it has no value."""
     column = batch.column(name) if name else None
     if column is None:
-        return [""] * batch.size
-    return [_text(value, name, row) for row, value in enumerate(column)]
+        return [otherwise] * batch.size
+    if all(map(_usual, column)):
+        return column
+    return [_text(value, name, row) or otherwise for row, value in enumerate(column)]
+
+
+def _usual(value: Any) -> bool:
+    """Tell whether a value is a text that every part of the product takes as it is."""
+    return type(value) is str and value != "" and value.isascii()
 
 
 def _text(value: Any, name: str | None, row: int) -> str:
@@ -135,23 +157,45 @@ def _text(value: Any, name: str | None, row: int) -> str:
     return text
 
 
-def _times(batch: Batch, name: str | None, received_at: float) -> list[float]:
+def _event_ids(batch: Batch, name: str | None, base: str) -> list[str]:
+    """Return the name of every row's event; rows without one of their own are numbered from one name for all."""
+    names = _texts(batch, name, "")
+    if all(names):
+        return names
+    base = base or os.urandom(16).hex()
+    return [own or (f"{base}-{row}" if row else base) for row, own in enumerate(names)]
+
+
+def _times(
+    batch: Batch, name: str | None, headers: Mapping[str, str], header: str | None, received_at: float
+) -> list[float]:
+    otherwise = received_at
+    if text := _header(headers, header):
+        otherwise = _seconds(text, f"Header {header!r} must be a number of seconds since 1970.")
     column = batch.column(name) if name else None
     if column is None:
-        return [received_at] * batch.size
-    times = []
-    for row, value in enumerate(column):
-        if value is None:
-            times.append(received_at)
-            continue
-        try:
-            seconds = float(value)
-        except (TypeError, ValueError, OverflowError):
-            seconds = math.nan
-        if not math.isfinite(seconds) or isinstance(value, bool):
-            raise bad_request(f"Row {row}: column {name!r} must be a number of seconds since 1970, or null.")
-        times.append(seconds)
-    return times
+        return [otherwise] * batch.size
+    return [
+        otherwise
+        if value is None
+        else _seconds(value, f"Row {row}: column {name!r} must be a number of seconds since 1970, or null.")
+        for row, value in enumerate(column)
+    ]
+
+
+def _seconds(value: Any, rule: str) -> float:
+    """Return a time.
+
+    Raises:
+        MlflowException: It is none; the message is the rule.
+    """
+    try:
+        seconds = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise bad_request(rule)
+    return seconds
 
 
 def _shown(value: Any) -> str:

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
-from dataclasses import dataclass
-from time import perf_counter
+import logging
+from time import monotonic, perf_counter
 from typing import Any
+
+import msgspec
 
 from understudy.gateway.answers import problem_with, row_shape
 from understudy.gateway.batch import Batch
+from understudy.gateway.breaker import Breaker
+from understudy.gateway.channel import Told
 from understudy.gateway.follower import Serving
-from understudy.gateway.pool import LoadedModel, Scored
-from understudy.gateway.redaction import describe
+from understudy.gateway.frames import Body
+from understudy.gateway.host import Host
+from understudy.gateway.loading import Scored
+from understudy.gateway.pool import Champion
 from understudy.gateway.routing import Route
-from understudy.gateway.workers import TooBusy
+from understudy.spec import Breaker as BreakerRules
 
 __all__ = ["Answered", "ChampionFailed", "RowAnswer", "Scorer"]
 
+# What a compiled champion may score on the event loop, where everybody else waits for it meanwhile.
+_MOST_ROWS_HERE = 1000
+_MOST_MS_HERE = 3.0
+_MOST_ROWS_UNSEEN = 32
 _CHAMPION_WAITING = 1024
-# A hung challenger fills its threads; beyond this many waiting calls the champion answers at once.
-_CHALLENGER_WAITING = 8
+_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class RowAnswer:
+class RowAnswer(msgspec.Struct, frozen=True):
     """The answer to one row.
 
     Attributes:
@@ -44,8 +51,7 @@ class RowAnswer:
     error: str | None = None
 
 
-@dataclass(frozen=True)
-class Answered:
+class Answered(msgspec.Struct, frozen=True):
     """The answer to a request: the whole of it, and row by row for the log."""
 
     predictions: Any
@@ -74,44 +80,82 @@ class ChampionFailed(Exception):
 
 
 class Scorer:
-    """Scores requests, each version on its own threads.
+    """Scores requests: the champion here, the challenger in its own process, behind a breaker.
 
     Args:
         champion_timeout: Seconds until a request is given up.
         challenger_timeout: Seconds until the champion answers instead.
+        rules: When the challenger is not asked any more.
+
+    Attributes:
+        breaker: The breaker of the challenger that was asked last; a new version starts with a new one.
     """
 
-    def __init__(self, champion_timeout: float, challenger_timeout: float) -> None:
+    def __init__(self, champion_timeout: float, challenger_timeout: float, rules: BreakerRules) -> None:
+        self.breaker = Breaker(rules)
+        self._breaker_of: str | None = None
+        self._rules = rules
         self._champion_timeout = champion_timeout
         self._challenger_timeout = challenger_timeout
         self._shape: object = None
         self._shape_of: str | None = None
+        self._row_ms = 0.0
+        self._most_seen = 0
 
-    async def answer(
-        self, batch: Batch, route: Route, serving: Serving, secrets: Collection[str]
-    ) -> Answered:
+    async def answer(self, batch: Batch, route: Route, serving: Serving, body: Body) -> Answered:
         """Answer every row of a request.
 
         Args:
             batch: The request.
             route: The arm of every row.
             serving: The versions to ask.
-            secrets: Private values that no error text may quote.
+            body: The request as it came in, for the challenger to read.
 
         Raises:
             ChampionFailed: The champion raised or took too long.
         """
         started = perf_counter()
         rows = route.challenger_rows
+        if not rows or serving.challenger is None:
+            # Rows without a challenger are there only if the document promised one that nobody knows.
+            reasons = dict.fromkeys(rows, "Down: there is no challenger")
+            return await self._by_champion(batch, serving.champion, reasons, started)
+        breaker = self.breaker_for(serving.challenger.version)
+        ticket = breaker.admit(monotonic())
+        if ticket is None:
+            reasons = dict.fromkeys(rows, f"BreakerOpen: {breaker.reason}")
+            return await self._by_champion(batch, serving.champion, reasons, started)
+        try:
+            wanted = None if len(rows) == batch.size else rows
+            asked = serving.challenger.ask(body, wanted, self._challenger_timeout)
+            answered, told = await self._by_both(batch, route, serving, asked, started)
+        except BaseException:
+            # The request itself was bad, or its caller is gone: that says nothing about the challenger.
+            breaker.abandoned(ticket)
+            raise
+        self._report(breaker, ticket, serving.challenger, told)
+        return answered
+
+    def quick_enough(self, champion: Champion, rows: int) -> bool:
+        """Return whether the event loop can wait for the compiled champion to score so many rows."""
+        if self._shape_of != champion.version:
+            return rows <= _MOST_ROWS_UNSEEN
+        return rows <= _MOST_ROWS_HERE and rows * self._row_ms <= _MOST_MS_HERE
+
+    def remember(self, champion: Champion, scored: Scored) -> None:
+        """Take note of what the champion's answers look like, which the challenger's must look like too, and of their cost."""
+        rows = len(scored.answers)
         if not rows:
-            return await self._by_champion(batch, serving.champion, {}, started)
-        if serving.challenger is None:
-            reason = serving.challenger_error or "the challenger is not loaded"
-            return await self._by_champion(batch, serving.champion, dict.fromkeys(rows, reason), started)
-        return await self._by_both(batch, route, serving.champion, serving.challenger, secrets, started)
+            return
+        if self._shape_of != champion.version:
+            self._shape, self._shape_of = row_shape(scored.answers[0]), champion.version
+            self._most_seen = 0
+        if self._most_seen <= rows <= _MOST_ROWS_HERE or not self._most_seen:
+            # What a call costs besides its rows weighs least in the largest.
+            self._row_ms, self._most_seen = scored.cpu_ms, rows
 
     async def _by_champion(
-        self, batch: Batch, champion: LoadedModel, fallbacks: dict[int, str], started: float
+        self, batch: Batch, champion: Champion, fallbacks: dict[int, str], started: float
     ) -> Answered:
         """Answer the whole request with the champion, in the form that MLflow's server would."""
         reasons = {row: fallbacks.get(row) for row in range(batch.size)}
@@ -119,7 +163,7 @@ class Scorer:
         latency = _milliseconds(started)
         singly = isinstance(scored.answers, list) and len(scored.answers) == batch.size
         if singly:
-            self._remember(champion, scored.answers)
+            self.remember(champion, scored)
         rows = [
             RowAnswer(value, champion.version, latency, scored.cpu_ms, row in fallbacks, reasons[row])
             for row, value in enumerate(scored.answers if singly else [None] * batch.size)
@@ -127,47 +171,35 @@ class Scorer:
         return Answered(scored.answers, rows, scored.unwrapped)
 
     async def _by_both(
-        self,
-        batch: Batch,
-        route: Route,
-        champion: LoadedModel,
-        challenger: LoadedModel,
-        secrets: Collection[str],
-        started: float,
-    ) -> Answered:
-        """Answer each row with its arm's version; both work at the same time."""
-        champion_rows, challenger_rows = route.champion_rows, route.challenger_rows
-        pending = None
-        if champion_rows:
-            unexplained: dict[int, str | None] = dict.fromkeys(champion_rows)
-            pending = asyncio.ensure_future(
-                self._part_of_champion(champion, batch, champion_rows, unexplained, started)
-            )
-        asked = asyncio.ensure_future(
-            self._ask_challenger(challenger, batch, challenger_rows, secrets, started)
-        )
+        self, batch: Batch, route: Route, serving: Serving, asked: asyncio.Future[Told], started: float
+    ) -> tuple[Answered, str | float]:
+        """Answer each row with its arm's version while the challenger is at work.
+
+        Returns:
+            The answers; and why those of the challenger could not be used, or after how many seconds they came.
+        """
+        champion, ours, theirs = serving.champion, route.champion_rows, route.challenger_rows
         found: dict[int, RowAnswer] = {}
-        if pending is not None:
-            try:
-                found |= await pending
-            except ChampionFailed:
-                asked.cancel()
-                raise
-        outcome = await asked
-        if not isinstance(outcome, str):
-            # The champion may have shown the shape of an answer only now.
-            values = [row.value for row in outcome.values()]
-            outcome = problem_with(values, len(values), self._shape_for(champion)) or outcome
-        if isinstance(outcome, str):
-            reasons: dict[int, str | None] = dict.fromkeys(challenger_rows, outcome)
-            outcome = await self._part_of_champion(champion, batch, challenger_rows, reasons, started)
-        found |= outcome
+        if ours:
+            found = await self._part_of_champion(champion, batch, ours, dict.fromkeys(ours), started)
+        told = await asked
+        shape = self._shape if self._shape_of == champion.version else None
+        error = told.error or problem_with(told.answers, len(theirs), shape)
+        if error is not None:
+            reasons = dict.fromkeys(theirs, error)
+            if not ours:
+                return await self._by_champion(batch, champion, reasons, started), error
+            found |= await self._part_of_champion(champion, batch, theirs, dict(reasons), started)
+        elif serving.challenger is not None:
+            version, latency = serving.challenger.version, round(told.seconds * 1000, 3)
+            for row, value in zip(theirs, told.answers or (), strict=True):
+                found[row] = RowAnswer(value, version, latency, told.cpu_ms)
         ordered = [found[row] for row in range(batch.size)]
-        return Answered([row.value for row in ordered], ordered)
+        return Answered([row.value for row in ordered], ordered), error or told.seconds
 
     async def _part_of_champion(
         self,
-        champion: LoadedModel,
+        champion: Champion,
         batch: Batch,
         rows: list[int],
         reasons: dict[int, str | None],
@@ -178,7 +210,7 @@ class Scorer:
         if not isinstance(scored.answers, list) or len(scored.answers) != len(rows):
             error = ValueError("the champion did not give one answer per row, so a request cannot be split")
             raise ChampionFailed(error, reasons, champion.version, latency)
-        self._remember(champion, scored.answers)
+        self.remember(champion, scored)
         return {
             row: RowAnswer(
                 value, champion.version, latency, scored.cpu_ms, reasons[row] is not None, reasons[row]
@@ -188,47 +220,45 @@ class Scorer:
 
     async def _ask_champion(
         self,
-        champion: LoadedModel,
+        champion: Champion,
         batch: Batch,
         rows: list[int] | None,
         reasons: dict[int, str | None],
         started: float,
     ) -> Scored:
         try:
+            here = self.quick_enough(champion, batch.size if rows is None else len(rows))
+            if here and (scored := champion.score_compiled(batch, rows)) is not None:
+                return scored
             asked = champion.workers.submit(lambda: champion.score(batch, rows), _CHAMPION_WAITING)
             return await asyncio.wait_for(asked, self._champion_timeout)
         except Exception as error:
             raise ChampionFailed(error, reasons, champion.version, _milliseconds(started)) from error
 
-    async def _ask_challenger(
-        self, challenger: LoadedModel, batch: Batch, rows: list[int], secrets: Collection[str], started: float
-    ) -> dict[int, RowAnswer] | str:
-        """Return the challenger's answers, or why they cannot be used."""
-        try:
-            wanted = None if len(rows) == batch.size else rows
-            asked = challenger.workers.submit(lambda: challenger.score(batch, wanted), _CHALLENGER_WAITING)
-            scored = await asyncio.wait_for(asked, self._challenger_timeout)
-        except TimeoutError:
-            return f"Timeout: no answer within {self._challenger_timeout:g} s"
-        except TooBusy as error:
-            return f"TooBusy: {error}"
-        except Exception as error:
-            return describe(error, secrets)
-        if problem := problem_with(scored.answers, len(rows), None):
-            return problem
-        latency = _milliseconds(started)
-        return {
-            row: RowAnswer(value, challenger.version, latency, scored.cpu_ms)
-            for row, value in zip(rows, scored.answers, strict=True)
-        }
+    def breaker_for(self, version: str) -> Breaker:
+        """Return the breaker of a challenger."""
+        if self._breaker_of != version:
+            self.breaker, self._breaker_of = Breaker(self._rules), version
+        return self.breaker
 
-    def _remember(self, champion: LoadedModel, answers: list[Any]) -> None:
-        if answers and (self._shape is None or self._shape_of != champion.version):
-            self._shape, self._shape_of = row_shape(answers[0]), champion.version
-
-    def _shape_for(self, champion: LoadedModel) -> object:
-        return self._shape if self._shape_of == champion.version else None
+    def _report(self, breaker: Breaker, ticket: int, challenger: Host, told: str | float) -> None:
+        """Tell the breaker how a call ended, and people when it opened or closed because of that."""
+        before = breaker.state
+        if isinstance(told, str):
+            opened = breaker.failed(ticket, monotonic(), told.partition(":")[0])
+        else:
+            opened = breaker.succeeded(ticket, monotonic(), told)
+        if opened:
+            _log.error(
+                "[BREAKER_OPEN] Version %s is not asked any more and the champion answers for it: %s. A single call is tried "
+                "every %g s.",
+                challenger.version,
+                breaker.reason,
+                self._rules.rest,
+            )
+        elif before != "closed" and breaker.state == "closed":
+            _log.warning("[BREAKER_CLOSED] Version %s has recovered and is asked again.", challenger.version)
 
 
 def _milliseconds(started: float) -> float:
-    return (perf_counter() - started) * 1000
+    return round((perf_counter() - started) * 1000, 3)

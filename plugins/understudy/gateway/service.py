@@ -5,31 +5,37 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
-from uuid import uuid4
 
+import msgspec
 from mlflow.exceptions import MlflowException
+from msgspec.structs import replace
 
 from understudy.events.writer import EventsUnwritable, EventWriter
-from understudy.exposure import UNEXPOSED, Exposure
+from understudy.exposure import CHALLENGER, UNEXPOSED, Exposure
 from understudy.gateway import protocol
+from understudy.gateway.batch import Batch
 from understudy.gateway.config import GatewayConfig
 from understudy.gateway.follower import Follower, Serving
+from understudy.gateway.frames import Body, Copy
+from understudy.gateway.host import HostSettings
 from understudy.gateway.metrics import Metrics
-from understudy.gateway.mirror import Copy, Mirror
 from understudy.gateway.outcomes import read_outcomes
 from understudy.gateway.pool import ModelPool
+from understudy.gateway.reading import read_off, status
 from understudy.gateway.redaction import describe, redact
 from understudy.gateway.request_log import RequestLog, Served
 from understudy.gateway.routing import Route, read_envelopes, route, secrets_in
 from understudy.gateway.scoring import Answered, ChampionFailed, RowAnswer, Scorer
 from understudy.gateway.workers import TooBusy
+from understudy.telemetry import trace_id_of
 
 __all__ = ["Gateway", "GatewayTimeout", "Reply"]
 
-_MIRROR_DRAIN_SECONDS = 3.0
 _log = logging.getLogger(__name__)
 
 
@@ -37,12 +43,11 @@ class GatewayTimeout(Exception):
     """The champion did not answer in time."""
 
 
-@dataclass(frozen=True)
-class Reply:
-    """An answer to a scoring request."""
+class Reply(msgspec.Struct, frozen=True):
+    """An answer to a scoring request, with headers of its own."""
 
     body: bytes
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: list[tuple[bytes, bytes]]
 
 
 class Gateway:
@@ -54,15 +59,22 @@ class Gateway:
 
     def __init__(self, config: GatewayConfig) -> None:
         self.config = config
-        self.metrics = Metrics()
-        writer_id = f"{int(time.time()):x}-{uuid4().hex[:12]}"
-        self._requests = EventWriter(config.events_dir, config.model, "requests", writer_id)
-        self._outcomes = EventWriter(config.events_dir, config.model, "outcomes", writer_id)
-        self._mirrors = EventWriter(config.events_dir, config.model, "mirrors", writer_id)
-        self._pool = ModelPool(config.model, config.traffic)
+        self.metrics = Metrics(lambda: read_off(*self._parts()))
+        self._requests = EventWriter(config.events_dir, config.model, "requests")
+        self._outcomes = EventWriter(config.events_dir, config.model, "outcomes")
+        self._pool = ModelPool(
+            HostSettings(
+                config.model,
+                config.traffic,
+                config.events_dir,
+                memory=config.challenger_memory,
+                most_copies=config.mirror_queue,
+                timeout=config.challenger_timeout,
+            ),
+            config.champion_timeout,
+        )
         self._follower = Follower(config.model, config.flags_path, self._pool, config.poll_seconds)
-        self._scorer = Scorer(config.champion_timeout, config.challenger_timeout)
-        self._mirror = Mirror(config.model, config.traffic, self._mirrors, config.mirror_queue)
+        self._scorer = Scorer(config.champion_timeout, config.challenger_timeout, config.breaker)
         self._log = RequestLog(config, self._requests)
         self._following: asyncio.Task[None] | None = None
         self._under_way = 0
@@ -80,17 +92,20 @@ class Gateway:
         """Stop following, let the mirror finish what it has, close the log."""
         if self._following is not None:
             self._following.cancel()
-        await asyncio.to_thread(self._mirror.close, _MIRROR_DRAIN_SECONDS)
-        for writer in (self._requests, self._outcomes, self._mirrors):
+        await self._pool.close()
+        for writer in (self._requests, self._outcomes):
             writer.close()
 
-    async def invoke(self, body: bytes, content_type: str | None, request_id: str) -> Reply:
+    async def invoke(
+        self, body: bytes, content_type: str | None, request_id: str, headers: Mapping[str, str]
+    ) -> Reply:
         """Answer a scoring request.
 
         Args:
             body: Its body.
             content_type: Its ``Content-Type`` header.
             request_id: Its correlation id.
+            headers: All its headers, by lower-case name.
 
         Raises:
             MlflowException: With MLflow's code for what is wrong.
@@ -99,36 +114,116 @@ class Gateway:
         """
         self._under_way += 1
         try:
-            return await self._answer(body, content_type, request_id)
+            return await self._answer(body, content_type, request_id, headers)
         finally:
             self._under_way -= 1
 
-    async def _answer(self, body: bytes, content_type: str | None, request_id: str) -> Reply:
-        received_at = time.time()
-        started = time.perf_counter()
+    def invoke_now(
+        self, body: bytes, content_type: str | None, request_id: str, headers: Mapping[str, str]
+    ) -> Reply | None:
+        """Answer a scoring request that the compiled champion answers alone; else do nothing at all. See `invoke`.
+
+        Returns:
+            The answer; nothing where it has to be waited for.
+
+        Raises:
+            Exception: The request is bad, or cannot be answered so; nothing was logged.
+        """
+        received_at, started = time.time(), time.perf_counter()
+        serving = self._follower.serving
+        if serving is None or serving.champion.quick is None:
+            return None
+        batch = serving.champion.quick.read(body, content_type)
+        if batch is None:
+            return None
+        served = self._served(serving, batch, received_at, request_id, body, content_type, headers)
+        answered = self._answered_here(served, serving)
+        if answered is None:
+            return None
+        if not self._logged(served, answered):
+            served = _without_exposure(served)
+        return self._reply(served, answered, serving, started)
+
+    async def _answer(
+        self, body: bytes, content_type: str | None, request_id: str, headers: Mapping[str, str]
+    ) -> Reply:
+        received_at, started = time.time(), time.perf_counter()
         serving = self._follower.serving
         if serving is None:
             raise protocol.unavailable(
                 f"No champion of {self.config.model} is loaded yet; see /status, try again."
             )
-        batch = protocol.parse(body, content_type)
-        envelopes = read_envelopes(batch, self.config.traffic, received_at)
-        secrets = secrets_in(batch, self.config.traffic)
-        chosen = route(serving.exposure, envelopes, time.time(), counted=self._log.broken is None)
-        served = Served(request_id, received_at, serving.exposure.generation, batch, envelopes, chosen)
+        batch = serving.champion.read(body, content_type)
+        served = self._served(serving, batch, received_at, request_id, body, content_type, headers)
+        answered = self._answered_here(served, serving) or await self._scored(served, serving)
+        if not self._logged(served, answered):
+            exposed = CHALLENGER in served.route.arms
+            served = _without_exposure(served)
+            if exposed:  # nobody may keep an answer of the challenger that is not in the log
+                answered = self._answered_here(served, serving) or await self._scored(served, serving)
+        return self._reply(served, answered, serving, started)
+
+    def _served(
+        self,
+        serving: Serving,
+        batch: Batch,
+        received_at: float,
+        request_id: str,
+        body: bytes,
+        content_type: str | None,
+        headers: Mapping[str, str],
+    ) -> Served:
+        """Decide what is served to whom."""
+        envelopes = read_envelopes(batch, self.config.traffic, headers, received_at)
+        return Served(
+            request_id,
+            trace_id_of(headers.get("traceparent")),
+            received_at,
+            serving.exposure.generation,
+            body,
+            content_type,
+            headers,
+            batch,
+            envelopes,
+            route(serving.exposure, envelopes, received_at, counted=self._log.broken is None),
+        )
+
+    def _reply(self, served: Served, answered: Answered, serving: Serving, started: float) -> Reply:
+        """Mirror and count what was answered and return what the caller gets."""
+        self._rehearse(served, serving)
+        told = _headers(serving.exposure.generation, self._count(served, answered, serving, started))
+        if served.trace_id is not None:
+            told = [*told, (b"traceresponse", served.headers["traceparent"].encode())]
+        return Reply(protocol.encode_answer(answered.predictions, answered.unwrapped), told)
+
+    def _answered_here(self, served: Served, serving: Serving) -> Answered | None:
+        """Answer with the compiled champion on the event loop, which is quicker than to hand it to a thread."""
+        champion = serving.champion
+        if CHALLENGER in served.route.arms or not self._scorer.quick_enough(champion, served.batch.size):
+            return None
+        started = time.perf_counter()
+        scored = champion.score_compiled(served.batch)
+        if scored is None:
+            return None
+        self._scorer.remember(champion, scored)
+        latency = round((time.perf_counter() - started) * 1000, 3)
+        return Answered(
+            scored.answers,
+            [RowAnswer(answer, champion.version, latency, scored.cpu_ms) for answer in scored.answers],
+        )
+
+    async def _scored(self, served: Served, serving: Serving) -> Answered:
+        """Ask the versions.
+
+        Raises:
+            Exception: What the caller gets where the champion cannot answer.
+        """
+        body = Body(served.body, served.content_type)
         try:
-            answered = await self._scorer.answer(batch, chosen, serving, secrets)
+            return await self._scorer.answer(served.batch, served.route, serving, body)
         except ChampionFailed as failure:
+            secrets = secrets_in(served.batch, self.config.traffic, served.headers)
             raise self._champion_error(failure, served, secrets) from None
-        chosen, answered = await self._recorded(served, answered, serving, secrets)
-        self._rehearse(served, chosen, serving)
-        self._count(chosen, answered, time.perf_counter() - started)
-        headers = {
-            "X-Understudy-Generation": str(serving.exposure.generation),
-            "X-Understudy-Arm": _distinct(chosen.arms),
-            "X-Understudy-Version": _distinct(row.version for row in answered.rows),
-        }
-        return Reply(protocol.encode_answer(answered.predictions, answered.unwrapped), headers)
 
     def record_outcomes(self, body: bytes) -> int:
         """Log what came of earlier requests.
@@ -155,117 +250,113 @@ class Gateway:
 
     def status(self) -> dict[str, Any]:
         """Return what is served to whom, and what is wrong, as JSON-safe data."""
-        serving = self._follower.serving
-        exposure = serving.exposure if serving else None
-        return {
-            "model": self.config.model,
-            "ready": self.ready,
-            "generation": exposure.generation if exposure else None,
-            "champion": exposure.champion if exposure else None,
-            "challenger": exposure.challenger if exposure else None,
-            "challenger_error": serving.challenger_error if serving else None,
-            "run": exposure.run_id if exposure else None,
-            "stage": exposure.stage if exposure else 0,
-            "percent": exposure.percent if exposure else 0.0,
-            "contained": list(exposure.contained) if exposure else [],
-            "lease_expires_at": exposure.lease_expires_at if exposure else None,
-            "exposed": bool(exposure and exposure.live(time.time()) and not self._log.broken),
-            "loaded": self._pool.versions,
-            "under_way": self._under_way,
-            "waiting_for": self._follower.waiting_for,
-            "document_error": self._follower.document_error,
-            "events": {
-                "requests": self._requests.written,
-                "outcomes": self._outcomes.written,
-                "failed": self._requests.failed + self._outcomes.failed + self._mirrors.failed,
-                "error": self._log.broken,
-            },
-            "mirror": {
-                "on": bool(exposure and exposure.mirror and exposure.challenger),
-                "events": self._mirrors.written,
-                "dropped": self._mirror.dropped,
-            },
-        }
+        return status(self.config.model, *self._parts())
 
     def prometheus(self) -> bytes:
         """Return the metrics page."""
-        exposure = self.flags()
-        if exposure is not None:
-            self.metrics.generation.set(exposure.generation)
-            self.metrics.lease_left.set(max(0.0, (exposure.lease_expires_at or 0) - time.time()))
-        self.metrics.mirror_dropped.set(self._mirror.dropped)
-        for kind, writer in (
-            ("requests", self._requests),
-            ("outcomes", self._outcomes),
-            ("mirrors", self._mirrors),
-        ):
-            self.metrics.events_written.labels(kind).set(writer.written)
-            self.metrics.events_failed.labels(kind).set(writer.failed)
         return self.metrics.render()
 
-    async def _recorded(
-        self, served: Served, answered: Answered, serving: Serving, secrets: set[str]
-    ) -> tuple[Route, Answered]:
-        """Log the answers; if that fails, nobody may keep an answer of the challenger."""
+    def _parts(self) -> tuple[Follower, ModelPool, Scorer, RequestLog, EventWriter, EventWriter, int]:
+        return (
+            self._follower,
+            self._pool,
+            self._scorer,
+            self._log,
+            self._requests,
+            self._outcomes,
+            self._under_way,
+        )
+
+    def _logged(self, served: Served, answered: Answered) -> bool:
+        """Log the answers and return whether they are in the log."""
         try:
-            self._log.write(served, dict(enumerate(answered.rows)))
-            return served.route, answered
+            self._log.write(served, answered.rows)
         except EventsUnwritable:
-            nobody = Route((UNEXPOSED,) * served.batch.size, None, 0)
-            if not served.route.challenger_rows:
-                return nobody, answered
-        try:
-            return nobody, await self._scorer.answer(served.batch, nobody, serving, secrets)
-        except ChampionFailed as failure:
-            raise self._champion_error(failure, replace(served, route=nobody), secrets) from None
+            return False
+        return True
 
     def _champion_error(self, failure: ChampionFailed, served: Served, secrets: set[str]) -> Exception:
         """Return what the caller gets, and log what is the model's fault and not the caller's."""
         error = failure.error
-        if isinstance(error, MlflowException) and int(error.get_http_status_code()) < 500:
-            error.message = redact(f"Failed to predict data. \nError: {error.message}", secrets)
+        if isinstance(error, MlflowException):
+            error.message = redact(error.message, secrets)
             rejected: Exception = error
-            return rejected
+            if int(error.get_http_status_code()) < 500:
+                return rejected
         described = describe(error, secrets)
-        _log.error("champion %s failed on request %s: %s", failure.version, served.request_id, described)
-        lost = {
-            row: RowAnswer(None, failure.version, failure.latency_ms, None, reason is not None, described)
-            for row, reason in failure.rows.items()
-        }
+        ids = {"request_id": served.request_id, "trace_id": served.trace_id}
+        _log.error("champion %s failed: %s", failure.version, described, extra=ids)
+        for row in failure.rows:
+            self.metrics.unanswered(served.route.arms[row], failure.version, described)
+        lost = [
+            RowAnswer(None, failure.version, failure.latency_ms, None, reason is not None, described)
+            for reason in failure.rows.values()
+        ]
         with suppress(EventsUnwritable):  # counted and shown in /status; the caller gets an error either way
-            self._log.write(served, lost)
+            self._log.write(served, lost, list(failure.rows))
+        if isinstance(error, MlflowException):
+            return rejected
         if isinstance(error, TimeoutError):
             return GatewayTimeout()
         if isinstance(error, TooBusy):
             return protocol.unavailable(f"Too many requests wait for the model ({error}); try again.")
-        return protocol.internal_error(
+        return protocol.bad_request(
             "Encountered an unexpected error while evaluating the model. Verify that the serialized input Dataframe "
-            f"is compatible with the model for inference. Error: {described}"
+            "is compatible with the model for inference."
         )
 
-    def _rehearse(self, served: Served, chosen: Route, serving: Serving) -> None:
+    def _rehearse(self, served: Served, serving: Serving) -> None:
         if not serving.exposure.mirror or serving.challenger is None or not served.batch.splittable:
             return
-        rows = chosen.champion_rows
+        rows = served.route.champion_rows
         if rows:
+            everything = len(rows) == served.batch.size
             copy = Copy(
                 served.request_id,
+                served.trace_id,
                 served.received_at,
                 serving.exposure.run_id,
-                served.batch,
-                rows,
-                served.envelopes,
-                serving.challenger,
+                Body(served.body, served.content_type),
+                None if everything else rows,
+                [served.envelopes.event_ids[row] for row in rows],
+                [served.envelopes.event_times[row] for row in rows],
             )
-            self._mirror.offer(copy)
+            serving.challenger.rehearse(copy)
 
-    def _count(self, chosen: Route, answered: Answered, seconds: float) -> None:
-        for arm, row in zip(chosen.arms, answered.rows, strict=True):
-            self.metrics.rows.labels(arm, row.version).inc()
+    def _count(
+        self, served: Served, answered: Answered, serving: Serving, started: float
+    ) -> tuple[tuple[str, str], ...]:
+        """Count a request and return which arms were answered by which versions, in the order of the rows."""
+        arms, rows = served.route.arms, answered.rows
+        seconds = time.perf_counter() - started
+        if CHALLENGER not in arms and rows:
+            # One call of the champion answered everything.
+            version, cpu = rows[0].version, rows[0].cpu_ms or 0.0
+            counts = {arms[0]: 1} if len(arms) == 1 else Counter(arms)
+            for arm, count in counts.items():
+                self.metrics.answered(arm, version, count, seconds, cpu * count / 1000)
+            return tuple([(arm, version) for arm in counts])
+        found: dict[tuple[str, str], list[RowAnswer]] = {}
+        for arm, row in zip(arms, rows, strict=True):
+            found.setdefault((arm, row.version), []).append(row)
             if row.fallback:
-                self.metrics.fallbacks.inc()
-        self.metrics.latency.observe(seconds)
+                self.metrics.unanswered(arm, serving.exposure.challenger or "", row.error)
+        for (arm, version), own in found.items():
+            cpu = sum(row.cpu_ms or 0.0 for row in own) / 1000
+            self.metrics.answered(arm, version, len(own), seconds, cpu)
+        return tuple(found)
 
 
-def _distinct(values: Any) -> str:
-    return ",".join(dict.fromkeys(values))
+def _without_exposure(served: Served) -> Served:
+    return replace(served, route=Route((UNEXPOSED,) * served.batch.size, None, 0))
+
+
+@lru_cache(maxsize=64)
+def _headers(generation: int, pairs: tuple[tuple[str, str], ...]) -> list[tuple[bytes, bytes]]:
+    """Return the headers that say which arms were answered by which versions, in the order of the rows."""
+    arms, versions = dict.fromkeys(arm for arm, _ in pairs), dict.fromkeys(version for _, version in pairs)
+    return [
+        (b"x-understudy-generation", b"%d" % generation),
+        (b"x-understudy-arm", ",".join(arms).encode()),
+        (b"x-understudy-version", ",".join(versions).encode()),
+    ]
