@@ -10,7 +10,6 @@ then includes judging them. The hundredth that is new is of the following hour.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -128,7 +127,8 @@ def _connect(path: Path):  # type: ignore[no-untyped-def]
     import duckdb
 
     connection = duckdb.connect(":memory:")
-    connection.execute("SET threads = 2")
+    # A process started with -c counts as interactive, and a pass of seconds would draw a bar among its figures.
+    connection.execute("SET threads = 2; SET enable_progress_bar = false")
     connection.execute(f"CREATE VIEW events AS FROM read_parquet('{path}')")
     return connection
 
@@ -262,25 +262,25 @@ def _log_looks(folder: Path, events: int) -> tuple[float, float]:
 def _write_log(folder: Path, first: int, count: int) -> None:
     import numpy as np
 
+    from understudy.events.lines import OutcomeLine, RequestLine, ServedRow, encode
+
     rng = np.random.default_rng(first)
     for kind in ("requests", "outcomes"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     with (
-        (folder / "requests/w-0.jsonl").open("a") as requests,
-        (folder / "outcomes/w-0.jsonl").open("a") as outcomes,
+        (folder / "requests/w-0.jsonl").open("ab") as requests,
+        (folder / "outcomes/w-0.jsonl").open("ab") as outcomes,
     ):
         for number in range(first, first + count):
             unit, at = int(rng.integers(0, 50_000)), 1.7e9 + number
-            event = {
-                "event_id": f"e{number}", "received_at": at, "event_time": at, "run": "run", "stage": 1, "version": "1",
-                "arm": ("control", "challenger")[unit % 2], "fallback": False, "unit": f"{unit * 2654435761 % 2**32:08x}" * 4,
-                "cohorts": {"cohort": f"c{unit // 2 % 8}"}, "prediction": rng.random(), "error": None, "latency_ms": 3.0,
-            }  # fmt: skip
-            requests.write(json.dumps(event) + "\n")
-            told = {
-                "event_id": f"e{number}",
-                "outcome": 1.0,
-                "values": {"sales": rng.random()},
-                "occurred_at": at + 1,
-            }
-            outcomes.write(json.dumps(told | {"received_at": at + 1}) + "\n")
+            arm, name = ("control", "challenger")[unit % 2], f"{unit * 2654435761 % 2**32:08x}" * 4
+            cohorts = {"cohort": f"c{unit // 2 % 8}"}
+            row = ServedRow(f"e{number}", at, arm, "1", name, cohorts, rng.random(), 3.0, None)
+            requests.write(
+                encode(
+                    RequestLine(
+                        f"r{number}", None, at, "bench", "run", 1, 1, [row], ["hour"], [[number % 24]]
+                    )
+                )
+            )
+            outcomes.write(encode(OutcomeLine(f"e{number}", 1.0, {"sales": rng.random()}, at + 1, at + 1)))

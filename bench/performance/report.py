@@ -1,0 +1,211 @@
+"""Writes what was measured as docs/performance.md for people, and as docs/performance.json for whoever wants to check it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+
+import msgspec
+
+from bench.performance.goals import goals
+from bench.performance.models import TITLES
+from bench.performance.series import Measured, Series, Serving, Soak
+from bench.performance.trend import trends
+
+__all__ = ["DOCS", "made", "store", "text"]
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+_PACKAGES = (
+    "mlflow",
+    "scikit-learn",
+    "numpy",
+    "onnxruntime",
+    "msgspec",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "orjson",
+)
+
+_HEAD = """# Performance
+
+<!-- Written by `make bench ARGS="serving soak"`; do not edit. -->
+
+What serving costs, measured on one machine that also makes the load. Absolute figures are worth little elsewhere; ratios within
+one run are worth more. [performance.json](performance.json) has every round.
+"""
+_SERVING = """## Serving
+
+Every server is one process with one thread for its numbers, and answers the same requests: 30 features and the column of the
+unit, JSON `dataframe_split`, over connections that stay open. The load comes from wrk. Servers take turns within each round; a
+figure is the median of the rounds, a ratio the median of the rounds' ratios. CPU is that of the server alone, from the kernel's
+count of its processes.
+
+- **mlflow models serve** is MLflow's own server with one worker.
+- **bare** is an ASGI application on uvicorn, uvloop and httptools that reads JSON with orjson, calls the model and writes JSON:
+  no signature, no errors, no log. Once with scikit-learn on a NumPy array, once with the compiled form that the gateway uses.
+- **gateway** answers with MLflow's protocol, decides the arm of every unit, and logs every row as an event before it answers. A
+  quarter of the units see a challenger; the units of these requests do not.
+"""
+_PARTS = """### What each part costs
+
+The gateway beside gateways with one part taken out, and beside itself with the mirror on and off; logistic regression. CPU is
+that of the gateway's process; the challenger has its own, at a lower priority. With a pause the load is light: each connection
+rests before it asks again, which is nearer to what a service sees.
+"""
+_SOAK = """## Soak
+
+One gateway with a challenger exposed to a quarter of the units and the mirror on, under steady load, while a compaction turns its
+log into Parquet every minute. Memory is resident memory. The trend leaves the first fifth out; its interval is 95 %, from
+least squares with the residuals' own autocorrelation counted in (Newey and West, 1987).
+"""
+
+
+def made(command: str, **settings: float) -> dict[str, str]:
+    """Return where, when and how something is measured."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return {
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "command": f"make bench ARGS={command}",
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GB, {platform.system()} {platform.release()}",
+        "settings": ", ".join(f"{name} {value:g}" for name, value in settings.items()),
+        "versions": ", ".join(
+            [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in _PACKAGES)]
+        ),
+    }
+
+
+def store(docs: Path, found: Serving | Soak) -> None:
+    """Put a measurement in the place of the last one of its kind, and write the page anew."""
+    path = docs / "performance.json"
+    known = msgspec.json.decode(path.read_bytes(), type=Measured) if path.exists() else Measured()
+    known = replace(known, serving=found) if isinstance(found, Serving) else replace(known, soak=found)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(known), indent=1) + b"\n")
+    (docs / "performance.md").write_text(text(known))
+    print(f"Written: {docs / 'performance.md'} and performance.json")
+
+
+def text(known: Measured) -> str:
+    """Return the page."""
+    lines = [_HEAD]
+    if known.serving is not None:
+        lines += [_SERVING, *_facts(known.serving.made), *_goals(known.serving), *_servers(known.serving)]
+        lines += [_PARTS, *_parts(known.serving.parts), "### Memory", "", *_memory(known.serving)]
+    if known.soak is not None:
+        lines += [_SOAK, *_facts(known.soak.made), *_soak(known.soak)]
+    return "\n".join(lines).replace("\n\n\n", "\n\n").rstrip() + "\n"
+
+
+def _facts(made: dict[str, str]) -> Iterator[str]:
+    yield from (f"- {name}: {value}" for name, value in made.items())
+    yield ""
+
+
+def _table(*header: str) -> Iterator[str]:
+    yield "| " + " | ".join(header) + " |"
+    yield "|" + "---|" * len(header)
+
+
+def _line(*cells: object) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _goals(serving: Serving) -> Iterator[str]:
+    found = goals(serving)
+    judged = [goal.met for goal in found if goal.met is not None]
+    yield from ("### Goals", "", f"{judged.count(True)} of {len(judged)} are met.", "")
+    yield from _table("what", "goal", "found", "")
+    for goal in found:
+        number = "not measured" if goal.found is None else f"{_number(goal.found)} {goal.unit}"
+        yield _line(goal.what, goal.asked, number, {True: "met", False: "**not met**", None: ""}[goal.met])
+    yield from ("", "MLServer is not among the packages that this project locks, so it is not measured.", "")
+
+
+def _servers(serving: Serving) -> Iterator[str]:
+    for (model, rows), group in groupby(serving.peers, key=lambda one: (one.model, one.rows)):
+        yield from (
+            f"### {TITLES[model].capitalize()}, {'single rows' if rows == 1 else f'batches of {rows}'}",
+            "",
+        )
+        yield from _table(
+            "connections", "server", "requests/s", "p50 ms", "p99 ms", "CPU us a request", "errors"
+        )
+        for one in group:
+            yield _line(one.connections, one.server, *_figures(one))
+        yield ""
+
+
+def _parts(parts: list[Series]) -> Iterator[str]:
+    yield from _table(
+        "rows",
+        "connections",
+        "pause ms",
+        "gateway",
+        "requests/s",
+        "p50 ms",
+        "p99 ms",
+        "CPU us a request",
+        "errors",
+    )
+    for one in parts:
+        yield _line(one.rows, one.connections, one.pause_ms or "", one.server, *_figures(one))
+    yield ""
+
+
+def _figures(one: Series) -> list[str]:
+    return [
+        f"{one.typical('rate'):,.0f}",
+        *(_number(one.typical(figure)) for figure in ("p50_ms", "p99_ms", "cpu_us")),
+        str(sum(found.errors for found in one.rounds)),
+    ]
+
+
+def _memory(serving: Serving) -> Iterator[str]:
+    yield from _table("server", "MB", "its challenger, MB")
+    for label, found in serving.memory.items():
+        yield _line(
+            label, f"{found['server']:.0f}", f"{found['challenger']:.0f}" if found["challenger"] else ""
+        )
+    yield ""
+
+
+def _soak(soak: Soak) -> Iterator[str]:
+    a_day = soak.rows / soak.samples[-1].minute * 1440 / 1e6
+    load = soak.load
+    yield (
+        f"{soak.rows:,} rows in {soak.samples[-1].minute:.1f} minutes, which is {a_day:.0f} million a day: p50 "
+        f"{_number(load.p50_ms)} ms, p99 {_number(load.p99_ms)} ms, {_number(load.cpu_us)} us of CPU a request, "
+        f"{load.errors} requests without an answer."
+    )
+    yield ""
+    yield from _table("what", "at the end of the warm-up", "at the end", "trend", "over a day at this rate")
+    for trend in trends(soak.samples):
+        change = f"{trend.slope:+.3f} ({trend.low:+.3f} to {trend.high:+.3f}) {trend.unit} a minute"
+        yield _line(
+            trend.what,
+            f"{trend.first:.0f} {trend.unit}",
+            f"{trend.last:.0f} {trend.unit}",
+            change,
+            trend.in_words(),
+        )
+    yield ""
+    yield from _table(*soak.counts)
+    yield _line(*(f"{count:,.0f}" for count in soak.counts.values()))
+
+
+def _number(value: float) -> str:
+    """Return three digits of a number, more before the point if it has them."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

@@ -1,0 +1,135 @@
+"""The gateway against other servers of the same models, and what each of its parts costs; writes docs/performance.md.
+
+``mlflow models serve``, a bare server and the gateway answer the same requests, one after the other in every round, so that
+whatever else the machine does hits them alike; a figure is the median of the rounds, a ratio the median of the rounds'
+ratios. The load comes from wrk on the same machine over connections that stay open. Takes about twelve minutes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+from bench.performance import load, models
+from bench.performance.report import DOCS, made, store
+from bench.performance.series import Series, Serving
+from bench.performance.servers import Server, Servers, start_servers
+
+CONNECTIONS = (1, 8, 32)
+ROWS = {1: 4096, 100: 64}
+"""Rows of a request, and how many such requests are sent in turn."""
+
+_PACE_MS = 7
+Requests = dict[tuple[str, int, bool], Path]
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One server under one kind of load.
+
+    Attributes:
+        told: What the report says of it.
+        server: The server.
+        bodies: What it is asked.
+        mirror: Whether its mirror is on; nothing leaves it as it is.
+    """
+
+    told: Series
+    server: Server
+    bodies: Path
+    mirror: bool | None = None
+
+
+def main(seconds: float = 3.0, rounds: int = 3, docs: Path = DOCS) -> None:
+    """Measure, print one line a measurement, and write the report.
+
+    Args:
+        seconds: Length of one measurement.
+        rounds: How often each is made; twice as often for the parts, whose differences are small.
+        docs: Where the report goes.
+    """
+    if why := load.missing():
+        print(f"skipped: {why}")
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="understudy-bench-") as folder,
+        start_servers(Path(folder), tuple(models.MODELS)) as servers,
+    ):
+        requests = _requests(Path(folder))
+        peers = [case for model in models.MODELS for case in _peers(servers, model, requests)]
+        parts = list(_parts(servers, peers, requests))
+        found = Serving(
+            made=made("serving", seconds=seconds, rounds=rounds),
+            peers=_measured(peers, seconds, rounds),
+            parts=_measured(parts, seconds, 2 * rounds),
+            memory={f"{case.told.server}, {case.told.model}": _memory(case.server) for case in peers},
+        )
+    store(docs, found)
+
+
+def _requests(folder: Path) -> Requests:
+    return {
+        (model, rows, exposed): load.write_bodies(
+            folder / f"{model}-{rows}-{exposed}", models.bodies(rows, count, model, exposed=exposed)
+        )
+        for model, (rows, count), exposed in product(models.MODELS, ROWS.items(), (False, True))
+    }
+
+
+def _peers(servers: Servers, model: str, requests: Requests) -> Iterator[_Case]:
+    """Start what is compared, and return server after server within each kind of load."""
+    started = {
+        "mlflow models serve": servers.mlflow(model),
+        "bare, scikit-learn": servers.bare(model, compiled=False),
+        "bare, compiled": servers.bare(model, compiled=True),
+        "gateway": servers.gateway(model),
+    }
+    if model == "boosting":
+        started["gateway, not compiled"] = servers.gateway(model, without="compiled")
+    for rows, connections in product(ROWS, CONNECTIONS):
+        for label, server in started.items():
+            yield _Case(Series(label, model, rows, connections), server, requests[model, rows, False])
+
+
+def _parts(servers: Servers, peers: Sequence[_Case], requests: Requests) -> Iterator[_Case]:
+    """Return the gateway with and without each part, side by side."""
+    model = "logistic"
+    whole = next(case.server for case in peers if (case.told.server, case.told.model) == ("gateway", model))
+    gateways = {
+        "gateway": whole,
+        "without routing": servers.gateway(model, without="routing"),
+        "without event log": servers.gateway(model, without="log"),
+    }
+    for rows in ROWS:
+        for label, server in gateways.items():
+            yield _Case(Series(label, model, rows, 8), server, requests[model, rows, False])
+    yield _Case(Series("challenger's units", model, 1, 8), whole, requests[model, 1, True])
+    # Off comes last, so that the next round finds it off.
+    for label, on in (("mirror on", True), ("mirror off", False)):
+        told = Series(label, model, 1, 8, pause_ms=_PACE_MS)
+        yield _Case(told, whole, requests[model, 1, False], mirror=on)
+
+
+def _measured(cases: Sequence[_Case], seconds: float, rounds: int) -> list[Series]:
+    found: list[Series] = [case.told for case in cases]
+    for _ in range(rounds):
+        for place, case in enumerate(cases):
+            told, server = case.told, case.server
+            if case.mirror is not None:
+                server.expose(mirror=case.mirror)
+            one = load.drive(server.url, server.pids, case.bodies, told.connections, seconds, told.pause_ms)
+            found[place] = replace(found[place], rounds=[*found[place].rounds, one])
+            print(
+                f"{told.model:9} {told.server:22} {told.rows:4} row(s) {told.connections:3} connection(s) "
+                f"{one.rate:9,.0f}/s p50 {one.p50_ms:8.3f} p99 {one.p99_ms:8.3f} ms {one.cpu_us:8.1f} us CPU"
+                + (f" {one.errors} ERRORS" if one.errors else ""),
+                flush=True,
+            )
+    return found
+
+
+def _memory(server: Server) -> dict[str, float]:
+    return {"server": load.memory_mb(server.pids), "challenger": load.memory_mb(server.challenger_pids)}
