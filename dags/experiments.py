@@ -32,6 +32,10 @@ def lifecycle(experiment: Experiment) -> None:
             step="evaluate", queue="evaluation", execution_timeout=timedelta(hours=2)
         )
         shadow = LifecycleOperator(step="shadow", queue="evaluation", execution_timeout=timedelta(hours=2))
+        trials = [
+            LifecycleOperator(step=step, queue="evaluation", execution_timeout=timedelta(hours=2))
+            for step in experiment.trial.steps
+        ]
         stages = [exposure(number, stage, experiment) for number, stage in enumerate(experiment.stages, 1)]
         compare = LifecycleOperator(step="compare", queue="evaluation")
         promote = LifecycleOperator(step="promote")
@@ -41,7 +45,9 @@ def lifecycle(experiment: Experiment) -> None:
         # failure of a setup would keep its teardowns from running.
         roll_back = RollBackOperator(task_id="roll_back", unless_succeeded="promote").as_teardown()
         report = LifecycleOperator(step="report", run_id=START_KEY).as_teardown()
-        chain(preregister, check_data, evaluate, shadow, *stages, compare, promote, roll_back, report)
+        chain(
+            preregister, check_data, evaluate, shadow, *trials, *stages, compare, promote, roll_back, report
+        )
 
 
 def exposure(number: int, stage: Stage, experiment: Experiment) -> TaskGroup:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, distribution
@@ -23,6 +24,7 @@ from examples.flights.feeds import FAULT_FROM, LIVE_COLUMNS, NEW_YORK, live_feed
 LATE_AFTER: Final = 15.0  # minutes after the scheduled arrival
 PREPARATION: Final = "1"  # raise when the meaning of a column changes, so that cached files are made again
 LABEL: Final = "delayed"
+CRITICAL_PATH: Final = "critical_path.jsonl"
 IDENTITY: Final = ("flight_id", "tailnum", "scheduled_at")
 SCHEDULE: Final = ("origin", "carrier", "dest", "month", "weekday", "hour", "minute_of_day", "distance")
 WEATHER: Final = ("temp", "dewp", "humid", "wind_speed", "wind_gust", "precip", "pressure", "visib")
@@ -71,6 +73,8 @@ class Flights:
 def prepare(data_dir: str | Path) -> Flights:
     """Build the three tables under ``data_dir/flights`` once, and reuse them while they are whole and current.
 
+    The made-up requests of the critical path are laid beside them.
+
     Returns:
         Their place and digests: ``reference`` (January to March, labelled), ``holdout`` (April 1 to 10, labelled) and
         ``traffic`` (April 1 to the year's end; live columns as the serving side delivers them, and what happened).
@@ -80,6 +84,7 @@ def prepare(data_dir: str | Path) -> Flights:
     """
     folder = Path(data_dir)
     (folder / "flights").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(Path(__file__).with_name(CRITICAL_PATH), folder / "flights" / CRITICAL_PATH)
     manifest = folder / "flights" / "manifest.json"
     cached = _cached(folder, manifest)
     if cached is not None:

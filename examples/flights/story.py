@@ -91,7 +91,7 @@ class Story:
 
     def caught(self, run_id: str) -> str | None:
         """Say which metric caught a run, at which stage, and how many units ever saw it; None if none did."""
-        from understudy.events.reader import exposed_units
+        from understudy.events.lookups import exposed_units
 
         with self.doors.store.read() as connection:
             run = runs.get(connection, run_id)

@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 
 from tests import declared
+from tests.logged import lines_of
 from tests.servers import PSEUDONYM_KEY, free_port, start_mlflow
 from understudy import lifecycle
 from understudy.events.writer import EventWriter
-from understudy.exposure import Exposure, read_document
+from understudy.exposure import Exposure, read_flag
 from understudy.lifecycle import session as sessions
 from understudy.lifecycle.session import Session
 from understudy.settings import Settings
@@ -77,6 +78,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
             "needs the pilot": _log([*COLUMNS, "pilot"]),
             "needs the label": _log([*COLUMNS, "late"]),
             "answers classes": _log(COLUMNS, answers="predict"),
+            "moody": _log_moody(0.0),
+            "slow": _log_moody(0.3),
         }
         _spoil(folder, logged["spoilt"])
         yield Models(uri, folder, logged)
@@ -106,6 +109,22 @@ def _log(
             signature=signature,
             pyfunc_predict_fn=answers,
             pip_requirements=["scikit-learn"],
+        )
+    return str(info.model_uri)
+
+
+def _log_moody(seconds: float) -> str:
+    """Log a model that answers after some seconds with NaN or a half, or takes its process down."""
+    import mlflow
+
+    sample = flights(1, 10)[COLUMNS]
+    with mlflow.start_run():
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(Path(__file__).with_name("moody_model.py")),
+            model_config={"seconds": seconds},
+            signature=mlflow.models.infer_signature(sample, np.full(10, 0.5)),
+            pip_requirements=["mlflow"],
         )
     return str(info.model_uri)
 
@@ -188,7 +207,9 @@ class World:
             return exposures.find(connection, self.model)
 
     def published(self) -> Exposure:
-        return read_document(self.settings.flags_path)[self.model]
+        found = read_flag(self.settings.flags_path, self.model)
+        assert found is not None
+        return found
 
     def run(self, run_id: str) -> runs.Run:
         with self.store.read() as connection:
@@ -245,9 +266,9 @@ class World:
                 self.record(run_id, f"stage_{number}")
         return run_id
 
-    def write(self, kind: Any, events: Sequence[dict[str, Any]], writer: str = "w1") -> None:
-        log = EventWriter(self.settings.events_dir, self.model, kind, f"{writer}-{id(events)}")
-        log.append(events)
+    def write(self, kind: Any, events: Sequence[dict[str, Any]]) -> None:
+        log = EventWriter(self.settings.events_dir, self.model, kind)
+        log.append(lines_of(kind, events))
         log.close()
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from tests import declared
 from tests.lifecycle.conftest import World
+from tests.logged import lines_of
 from understudy import rehearsal
 from understudy.errors import NoHistory, RiskCeilingMissed, SpecInvalid
 from understudy.events.writer import EventWriter
@@ -70,8 +71,8 @@ def serve(
                 {"event_id": event, "outcome": late, "values": values, "occurred_at": at, "received_at": at}
             )
     for kind, events in (("requests", requests), ("outcomes", outcomes)):
-        log = EventWriter(settings.events_dir, declared.MODEL, kind, f"w{began:.0f}{version}")
-        log.append(events)
+        log = EventWriter(settings.events_dir, declared.MODEL, kind)
+        log.append(lines_of(kind, events))
         log.close()
 
 

@@ -13,6 +13,7 @@ from tests.lifecycle.conftest import World
 from tests.lifecycle.served import BETTER, WORSE, traffic
 from understudy import lifecycle
 from understudy.errors import NoSuchRun, StepNotPassed
+from understudy.lifecycle.report import render
 from understudy.lifecycle.reproduce import reproduce
 from understudy.store import schema
 
@@ -57,6 +58,22 @@ def test_a_rollback_is_reproduced_too(world: World) -> None:
     found = reproduce(run_id)
     assert found["reproduced"], found
     assert looks(found)[0]["outcome"] == "FAIL"
+
+
+def test_a_look_that_only_held_is_kept_short_shown_as_such_and_reproduced(world: World) -> None:
+    world.cohorts = ("origin=JFK", "origin=LGA")
+    run_id = world.exposed_run()
+    world.clock.now += 5
+    traffic(world, run_id, BETTER)
+    assert lifecycle.look(run_id, 1)["decision"] == "HOLD"
+    (held,) = world.verdicts(run_id, "stage_1")
+    assert {part.cohort for part in held.verdict.parts} == {None, "all"}
+    rest = held.verdict.parts[-1]
+    assert sum(rest.evidence["reasons"].values()) == 4  # two metrics that decide, in two cohorts
+    page = render(world.session.passage(run_id))
+    assert rest.sentence in page
+    assert "brier over the run" in page
+    assert reproduce(run_id)["reproduced"]
 
 
 def test_the_ship_rule_is_applied_again(world: World) -> None:

@@ -106,11 +106,14 @@ def _stage_at(run: Run, at: float) -> int:
 
 def _arm(ladder: Ladder, traffic: Traffic, run: Run, number: int, event: Event) -> int | None:
     stage = _stage_at(run, event.at)
-    position = traffic.position[number, event.unit]
-    if position < ladder.challenger[stage]:
-        back = run.contained.get(_cohort(ladder, traffic, event), np.inf)
-        return 1 if event.at <= back else None
-    return 0 if position >= 1 - ladder.control[stage] else None
+    position, cohort = traffic.position[number, event.unit], _cohort(ladder, traffic, event)
+    present, before = ladder.experiment.stages[stage], ladder.experiment.stages[: stage + 1]
+    share = max(
+        [part.percent for part in before if cohort in part.ring] + [0 if present.ring else present.percent]
+    )
+    if position < share / 100:
+        return 1 if event.at <= run.contained.get(cohort, np.inf) else None
+    return 0 if position >= 1 - share / 100 else None
 
 
 def _cohort(ladder: Ladder, traffic: Traffic, event: Event) -> str:

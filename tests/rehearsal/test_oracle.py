@@ -67,6 +67,18 @@ def test_a_harmed_cohort_is_sent_back_at_the_same_look_and_the_rest_goes_on() ->
     assert sent_back > 0
 
 
+@pytest.mark.parametrize("name", ["no effect", "harm in one cohort"])
+def test_rings_are_exposed_first_and_keep_what_they_have(name: str) -> None:
+    first = LADDER["stages"][0]
+    stages = [
+        first | {"percent": 20, "ring": ["origin=JFK"]},
+        first | {"percent": 40, "ring": ["origin=JFK"]},
+        first | {"percent": 10},
+        LADDER["stages"][1],
+    ]
+    _agrees(WORLDS[name], spec(**LADDER | {"stages": stages}), history=_history())
+
+
 def test_the_worlds_above_end_in_every_way() -> None:
     endings = {
         Ending(code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -55,7 +56,7 @@ def test_false_alarms_stay_within_alpha_with_many_looks_and_skewed_units() -> No
     # Without a margin any harm that seems proven rolls back; a tiny one is as good as none.
     tight = [metric.model_copy(update={"margin": 1e-9}) for metric in ladder.experiment.metrics]
     experiment = ladder.experiment.model_copy(update={"metrics": tuple(tight)})
-    ladder = Ladder(experiment, ladder.history, ladder.challenger, ladder.control, ladder.looks)
+    ladder = replace(ladder, experiment=experiment)
     null = [
         world
         for world in worlds_of(often, ladder.history)

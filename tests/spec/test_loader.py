@@ -268,4 +268,4 @@ def test_the_digest_is_pinned() -> None:
     assert declared.experiment().digest() == PINNED
 
 
-PINNED = "e622e4fedc143c71f9111eb7530284ab6632570ac5bf6c6aa03e51e618f4e644"
+PINNED = "ba24109fff6c7ee29618891d3af926d1108922cae37103e4235fda97791c5da1"

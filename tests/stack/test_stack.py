@@ -17,9 +17,9 @@ from typing import Any
 import psutil
 import pytest
 
+from understudy.processes.process import ProcessEnded
 from understudy.stack import Stack
 from understudy.stack.local_http import answers, get_json, post_json
-from understudy.stack.process import ProcessEnded
 
 pytestmark = pytest.mark.stack
 

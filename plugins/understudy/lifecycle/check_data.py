@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from understudy import expectations
 from understudy.errors import DataMissing
-from understudy.events.reader import recent_requests
+from understudy.events.lookups import recent_requests
 from understudy.lifecycle.scoring import read_dataset
 from understudy.lifecycle.session import Passage, session
 from understudy.tracking import StepRecord
@@ -15,7 +15,7 @@ from understudy.verdicts import worst_of
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["check_data", "logged_requests"]
+__all__ = ["check_data", "logged_requests", "nothing_logged"]
 
 
 def check_data(run_id: str) -> dict[str, Any]:
@@ -60,11 +60,16 @@ def logged_requests(passage: Passage, limit: int) -> pd.DataFrame:
     """
     frame = recent_requests(passage.session.settings.events_dir, passage.run.model, limit)
     if frame.empty:
-        raise DataMissing(
-            f"No requests of {passage.run.model} are logged in {passage.session.settings.events_dir}. Send traffic through "
-            "the gateway first; a challenger is never judged on no data."
-        )
+        raise nothing_logged(passage)
     return frame
+
+
+def nothing_logged(passage: Passage) -> DataMissing:
+    """Return the error of a step that needs logged requests of the run's model where there are none."""
+    return DataMissing(
+        f"No requests of {passage.run.model} are logged in {passage.session.settings.events_dir}. Send traffic through "
+        "the gateway first; a challenger is never judged on no data."
+    )
 
 
 def _frame(passage: Passage, on: str) -> pd.DataFrame:

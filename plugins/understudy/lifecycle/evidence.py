@@ -13,7 +13,7 @@ from understudy.spec import Metric, MetricKind
 from understudy.stats.evidence import Evidence, Quality
 from understudy.stats.histogram import LogHistogram
 
-__all__ = ["BIAS", "Past", "gather", "latency_of", "query_of", "series_of", "traffic_of"]
+__all__ = ["BIAS", "Past", "gather", "latency_of", "metric_query", "query_of", "series_of", "traffic_of"]
 
 BIAS = "mean_error_of_predictions"
 """Measured beside a Brier score, whether or not the spec asks for it: it tells calibration from the other reasons why
@@ -21,18 +21,37 @@ online differs from offline. No verdict is made of it."""
 
 
 def query_of(passage: Passage) -> events.EvidenceQuery:
-    """Return what the frozen spec of a run measures. A fairness gap is not measured, it follows from cohort cells."""
+    """Return what the frozen spec of a run measures."""
     experiment = passage.experiment
     return events.EvidenceQuery(
         model=passage.run.model,
         metrics=(
-            *(_query(metric) for metric in experiment.metrics if metric.kind is not MetricKind.FAIRNESS_GAP),
+            *(
+                metric_query(metric)
+                for metric in experiment.metrics
+                if metric.kind is not MetricKind.FAIRNESS_GAP
+            ),
             *_beside(experiment.primary),
         ),
         cohorts=experiment.traffic.cohorts,
         maturity=experiment.traffic.maturity,
         shares={number: policy.shares(stage.percent) for number, stage in enumerate(experiment.stages, 1)},
         versions={"control": passage.run.champion, "challenger": passage.run.version},
+    )
+
+
+def metric_query(metric: Metric) -> events.MetricQuery:
+    """Return how a metric of a spec is measured. A fairness gap is not measured, it follows from cohort cells."""
+    return events.MetricQuery(
+        name=metric.name,
+        kind=metric.kind.value,
+        limit_ms=metric.limit_ms,
+        value=metric.value,
+        over=metric.over,
+        better=None if metric.better is None else metric.better.value,
+        cap=metric.cap,
+        window=metric.window,
+        covariate=metric.covariate,
     )
 
 
@@ -78,17 +97,3 @@ def series_of(passage: Passage) -> list[events.Series]:
 
 def _beside(primary: Metric) -> tuple[events.MetricQuery, ...]:
     return (events.MetricQuery(BIAS, "calibration"),) if primary.kind is MetricKind.BRIER else ()
-
-
-def _query(metric: Metric) -> events.MetricQuery:
-    return events.MetricQuery(
-        name=metric.name,
-        kind=metric.kind.value,
-        limit_ms=metric.limit_ms,
-        value=metric.value,
-        over=metric.over,
-        better=None if metric.better is None else metric.better.value,
-        cap=metric.cap,
-        window=metric.window,
-        covariate=metric.covariate,
-    )

@@ -10,6 +10,7 @@ from understudy.lifecycle.exposed import drop
 from understudy.lifecycle.session import Passage, session
 from understudy.policy import Kind
 from understudy.registry import CHALLENGER
+from understudy.spec import reach_of
 from understudy.store import exposures, records, runs
 from understudy.tracking import StepRecord
 from understudy.verdicts import Outcome, Verdict
@@ -17,7 +18,7 @@ from understudy.verdicts import Outcome, Verdict
 __all__ = ["abort", "conclude_stage", "raise_exposure"]
 
 _BEFORE_EXPOSURE = ("preregister", "check_data", "evaluate", "shadow")
-"""Steps whose newest verdict must be PASS before anybody is exposed."""
+"""Steps whose newest verdict must be PASS before anybody is exposed, and so must those of the spec's trial."""
 
 
 def raise_exposure(run_id: str, stage: int) -> dict[str, Any]:
@@ -31,10 +32,16 @@ def raise_exposure(run_id: str, stage: int) -> dict[str, Any]:
     passage = session().passage(run_id)
     doors, experiment = passage.session, passage.experiment
     _refuse_without_pass(passage, stage)
-    percent = experiment.stages[stage - 1].percent
+    percent, rings = reach_of(experiment.stages, stage)
     with doors.store.write() as connection:
         raised = exposures.raise_to(
-            connection, run_id, stage, percent, experiment.lease, at=doors.store.clock()
+            connection,
+            run_id,
+            stage,
+            percent,
+            experiment.lease,
+            rings=rings.items(),
+            at=doors.store.clock(),
         )
     exposures.publish_flags(doors.store, doors.settings)
     try:
@@ -42,11 +49,18 @@ def raise_exposure(run_id: str, stage: int) -> dict[str, Any]:
     except (GatewayMismatch, Unreachable) as error:
         drop(passage, str(error))
         raise
-    return {"run_id": run_id, "stage": stage, "percent": percent, "generation": raised.generation}
+    return {
+        "run_id": run_id,
+        "stage": stage,
+        "percent": percent,
+        "rings": dict(raised.rings),
+        "generation": raised.generation,
+    }
 
 
 def _refuse_without_pass(passage: Passage, stage: int) -> None:
-    for before in _BEFORE_EXPOSURE if stage == 1 else (f"stage_{stage - 1}",):
+    first = (*_BEFORE_EXPOSURE, *passage.experiment.trial.steps)
+    for before in first if stage == 1 else (f"stage_{stage - 1}",):
         verdict = passage.previous(before)
         if verdict is None or not verdict.passed:
             found = "no verdict" if verdict is None else verdict.outcome.value
@@ -76,9 +90,10 @@ def conclude_stage(run_id: str, stage: int) -> dict[str, Any]:
     for part in last.verdict.parts:
         if part.cohort == "all" and part.metric and isinstance(part.evidence.get("estimate"), float):
             metrics[f"{part.metric}.harm"] = part.evidence["estimate"]
+    reached = passage.experiment.stages[stage - 1]
     record = StepRecord(
         metrics=metrics,
-        params={"percent": passage.experiment.stages[stage - 1].percent, "decision": last.decision},
+        params={"percent": reached.percent, "reach": reached.shown, "decision": last.decision},
     )
     return passage.conclude(step, last.verdict, record, stage=stage, decision=last.decision)
 

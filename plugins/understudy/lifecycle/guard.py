@@ -142,7 +142,7 @@ def _record(passage: Passage, seen: Look, decision: Decision, decided: Decision)
             connection,
             passage.run.run_id,
             f"stage_{seen.stage}",
-            decision.verdict,
+            policy.record_of(decision),
             stage=seen.stage,
             decision=decision.kind.value,
             evidence=kept,

@@ -13,12 +13,11 @@ from understudy.spec import Experiment
 __all__ = ["plan"]
 
 
-def plan(experiment: Experiment | Path | str, settings: Settings | None = None) -> dict[str, Any]:
+def plan(experiment: Experiment | Path | str) -> dict[str, Any]:
     """Return sample size and duration of every stage.
 
     Args:
         experiment: The spec, its file, or its name in the experiments folder.
-        settings: The installation; default: what the environment names.
 
     Returns:
         ``stages`` (`understudy.rehearsal.StagePlan`), ``history`` (where the numbers come from) and ``seconds`` in all.
@@ -28,7 +27,7 @@ def plan(experiment: Experiment | Path | str, settings: Settings | None = None) 
     """
     from understudy.rehearsal import plan_of
 
-    settings = settings or Settings.from_env()
+    settings = Settings.from_env()
     spec = spec_of(experiment, settings)
     history = history_of(spec, settings, champion=champion_of(settings, spec.model))
     stages = plan_of(spec, history)

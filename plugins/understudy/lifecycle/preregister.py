@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from understudy import expectations, gateways
+from understudy import expectations, gateways, telemetry
 from understudy.errors import (
     ArtifactUnloadable,
     BadParameter,
@@ -24,6 +24,7 @@ from understudy.errors import (
     Unreachable,
     VersionIncompatible,
 )
+from understudy.lifecycle.critical_path import read_cases
 from understudy.lifecycle.rehearse import require_rehearsed
 from understudy.lifecycle.scoring import probabilities, read_dataset
 from understudy.lifecycle.session import Passage, Session, session
@@ -39,7 +40,13 @@ _PROBE_ROWS = 200
 
 
 def begin(
-    experiment: str, version: str | None, key: str, actor: str, reason: str, airflow_run: Mapping[str, str]
+    experiment: str,
+    version: str | None,
+    key: str,
+    actor: str,
+    reason: str,
+    airflow_run: Mapping[str, str],
+    traceparent: str | None = None,
 ) -> dict[str, Any]:
     """Start a run, or return the one that was started with the same key.
 
@@ -50,6 +57,7 @@ def begin(
         actor: Who asked for it.
         reason: Why.
         airflow_run: ``dag_id``, ``run_id`` and ``url`` of the Airflow run.
+        traceparent: W3C trace context of whoever asked; the run continues that trace, or begins one.
 
     Returns:
         The verdict of this step with ``run_id`` and ``version``.
@@ -60,23 +68,25 @@ def begin(
     doors = session()
     with doors.store.read() as connection:
         known = runs.by_key(connection, key)
-    passage = (
-        doors.passage(known.run_id)
-        if known
-        else _take_lock(doors, experiment, version, key, actor, reason, airflow_run)
-    )
-    if passage.run.state.terminal:
-        raise BadParameter(
-            f"Run {passage.run.run_id} was started with this key and has ended ({passage.run.ending}). An ended run "
-            "does not come back; trigger the DAG again."
+    place = telemetry.parse(known.traceparent if known else traceparent)
+    with telemetry.span("begin", parent=place, attributes={"understudy.experiment": experiment}, flush=True):
+        passage = (
+            doors.passage(known.run_id)
+            if known
+            else _take_lock(doors, experiment, version, key, actor, reason, airflow_run)
         )
-    try:
-        return _register(passage) | {"version": passage.run.version}
-    except Unreachable:
-        raise
-    except UnderstudyError as error:
-        _refuse(doors.passage(passage.run.run_id), str(error))
-        raise
+        if passage.run.state.terminal:
+            raise BadParameter(
+                f"Run {passage.run.run_id} was started with this key and has ended ({passage.run.ending}). An ended run "
+                "does not come back; trigger the DAG again."
+            )
+        try:
+            return _register(passage) | {"version": passage.run.version}
+        except Unreachable:
+            raise
+        except UnderstudyError as error:
+            _refuse(doors.passage(passage.run.run_id), str(error))
+            raise
 
 
 def _refuse(passage: Passage, why: str) -> None:
@@ -101,6 +111,8 @@ def _take_lock(
     experiment = find(doors.settings.experiments, name)
     for check in experiment.checks:
         expectations.load_suite(doors.settings.expectations, check.suite)
+    if experiment.trial.critical_path and experiment.trial.critical_path.file:
+        read_cases(doors.settings.data, experiment.trial.critical_path.file)
     champion = doors.registry.alias(experiment.model, CHAMPION)
     if champion is None:
         raise NoSuchVersion(
@@ -156,11 +168,8 @@ def _register(passage: Passage) -> dict[str, Any]:
     doors, run, experiment = passage.session, passage.run, passage.experiment
     gateways.serving(doors.settings.gateway_urls, run.model)
     holdout = read_dataset(doors.settings.data, experiment.data.holdout)
-    with tempfile.TemporaryDirectory() as folder:
-        champion = doors.registry.facts(run.model, run.champion, Path(folder) / "champion")
-        challenger = doors.registry.facts(run.model, run.version, Path(folder) / "challenger")
     # The label stands in the holdout only: a model that needs it could never answer a request.
-    _refuse_incompatible(passage, champion, challenger, set(holdout.columns) - {experiment.data.label})
+    champion, challenger = _admit(passage, set(holdout.columns) - {experiment.data.label})
     manifest = _prove_rollback_point(passage, champion, holdout)
     _prove_scores(passage, run.version, challenger, holdout)
     rehearsed = require_rehearsed(passage)
@@ -197,6 +206,18 @@ def _register(passage: Passage) -> dict[str, Any]:
         },
     )
     return passage.conclude("preregister", verdict, record)
+
+
+def _admit(passage: Passage, available: set[str]) -> tuple[ModelFacts, ModelFacts]:
+    """Describe champion and challenger and record their bytes; what is proven from here on is proven of these."""
+    registry, run = passage.session.registry, passage.run
+    with tempfile.TemporaryDirectory() as folder:
+        champion = registry.facts(run.model, run.champion, Path(folder) / "champion")
+        challenger = registry.facts(run.model, run.version, Path(folder) / "challenger")
+    _refuse_incompatible(passage, champion, challenger, available)
+    registry.record_digest(run.model, run.champion, champion.digest)
+    registry.record_digest(run.model, run.version, challenger.digest)
+    return champion, challenger
 
 
 def _refuse_incompatible(
@@ -279,10 +300,11 @@ def _open_mlflow_run(passage: Passage) -> Passage:
             "challenger": run.version,
             "champion": run.champion,
             "spec_digest": run.spec_digest,
-            "stages": " → ".join(f"{stage.percent:g}%" for stage in passage.experiment.stages),
+            "stages": " → ".join(stage.shown for stage in passage.experiment.stages),
         },
         tags={
             "understudy.run": run.run_id,
+            "understudy.trace_id": run.trace_id or "",
             "understudy.actor": run.actor,
             "understudy.reason": run.reason,
             "airflow.dag_id": str(airflow.get("dag_id", "")),

@@ -6,7 +6,9 @@ from typing import Any
 
 from understudy import gateways
 from understudy.errors import StaleGeneration, UnderstudyError
+from understudy.lifecycle.certify import certify
 from understudy.lifecycle.session import Passage, session
+from understudy.record import signing
 from understudy.registry import CHALLENGER
 from understudy.store import exposures, ledger, runs
 from understudy.tracking import StepRecord
@@ -26,6 +28,11 @@ def promote(run_id: str) -> dict[str, Any]:
     doors, run = passage.session, passage.run
     if run.state is not runs.RunState.PROMOTED:
         _refuse_without_pass(passage)
+        signing.private_key(
+            doors.settings.signing_key
+        )  # one that cannot be used is told before anything moves
+        # Gateways refuse changed files as well, but by then the registry would name a champion that nobody can load.
+        doors.registry.verify(run.model, run.version)
         _claim(passage)
         doors.registry.make_champion(
             run.model, run.version, move_stage=passage.experiment.registry.move_stage
@@ -55,7 +62,11 @@ def promote(run_id: str) -> dict[str, Any]:
         f"way back leads to version {run.champion}.",
         evidence={"champion": run.version, "before": run.champion},
     )
-    return passage.conclude("promote", verdict, StepRecord(tags={"understudy.champion": run.version}))
+    certificate = certify(doors.passage(run_id))
+    record = StepRecord(
+        tags={"understudy.champion": run.version}, artifacts={"certificate.json": certificate}
+    )
+    return passage.conclude("promote", verdict, record)
 
 
 def _refuse_without_pass(passage: Passage) -> None:
@@ -84,6 +95,7 @@ def _seal(passage: Passage) -> None:
     store, run = passage.session.store, passage.run
     with store.write() as connection:
         now = store.clock()
+        before = exposures.find(connection, run.model)
         promoted = exposures.promote(connection, run.run_id, at=now)
         ledger.append(
             connection,
@@ -93,7 +105,12 @@ def _seal(passage: Passage) -> None:
             model=run.model,
             run_id=run.run_id,
             reason=f"Every stage passed and the comparison passed. {run.reason}".strip(),
-            body={"champion": run.version, "before": run.champion, "generation": promoted.generation},
+            body={
+                "champion": run.version,
+                "before": run.champion,
+                "generation": promoted.generation,
+                "lease_before": before.lease_expires_at if before else None,
+            },
         )
         ending = f"Version {run.version} was promoted over {run.champion}."
         runs.end(connection, run, runs.RunState.PROMOTED, ending=ending, actor=run.actor, at=now)

@@ -5,14 +5,15 @@ What an answer costs is measured by the same expressions that measure a run, so 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from enum import Enum
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import NoHistory, UnderstudyError
+from understudy.events.query import EvidenceQuery
+from understudy.lifecycle.evidence import metric_query
 from understudy.lifecycle.scoring import probabilities, read_dataset
 from understudy.registry import CHAMPION, Registry
 from understudy.settings import Settings
@@ -20,8 +21,6 @@ from understudy.spec import Experiment, Metric, MetricKind
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from understudy.events.query import EvidenceQuery
 
 __all__ = [
     "LEAST_EVENTS",
@@ -58,14 +57,10 @@ class Recorded:
 
 def query_of(experiment: Experiment) -> EvidenceQuery:
     """Return what is measured for a rehearsal: the deciding metrics, without adjustments by units' own past."""
-    from understudy.events.query import EvidenceQuery, MetricQuery
-
-    names = [field.name for field in fields(MetricQuery)]
     return EvidenceQuery(
         model=experiment.model,
         metrics=tuple(
-            MetricQuery(**{name: _plain(getattr(metric, name)) for name in names} | {"covariate": None})
-            for metric in measured_metrics(experiment)
+            replace(metric_query(metric), covariate=None) for metric in measured_metrics(experiment)
         ),
         cohorts=experiment.traffic.cohorts,
         maturity=experiment.traffic.maturity,
@@ -76,10 +71,6 @@ def measured_metrics(experiment: Experiment) -> list[Metric]:
     """Return the deciding metrics and those that a deciding fairness gap is about."""
     wanted = {metric.name for metric in experiment.deciding} | {metric.of for metric in experiment.deciding}
     return [m for m in experiment.metrics if m.name in wanted and m.kind is not MetricKind.FAIRNESS_GAP]
-
-
-def _plain(value: Any) -> Any:
-    return value.value if isinstance(value, Enum) else value
 
 
 # --- the event log

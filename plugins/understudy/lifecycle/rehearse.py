@@ -89,12 +89,11 @@ def rehearse(
     return answer | {"cached": False}
 
 
-def require_rehearsed(passage: Passage, progress: Progress | None = None) -> dict[str, Any]:
+def require_rehearsed(passage: Passage) -> dict[str, Any]:
     """Refuse a run whose policy misses a ceiling of its spec; without ceilings nothing is simulated.
 
     Args:
         passage: The run, with its frozen spec.
-        progress: Told how far it is.
 
     Returns:
         What goes on record: ``declared``, ``sentence``, and with ceilings ``ceilings``, ``history``, ``replicates``.
@@ -111,7 +110,6 @@ def require_rehearsed(passage: Passage, progress: Progress | None = None) -> dic
     doors = passage.session
     found = rehearse(
         passage.experiment,
-        progress=progress,
         settings=doors.settings,
         registry=doors.registry,
         champion=passage.run.champion,

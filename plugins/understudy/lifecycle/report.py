@@ -8,8 +8,9 @@ from typing import Any
 
 import jinja2
 
+from understudy import policy
 from understudy.errors import NoSuchRun
-from understudy.events.reader import exposed_units
+from understudy.events.lookups import exposed_units
 from understudy.lifecycle import charts
 from understudy.lifecycle.anomalies import anomalies
 from understudy.lifecycle.compare import ONLINE_RESULT
@@ -98,6 +99,9 @@ def render(passage: Passage) -> str:
         answer_times=_answer_times(passage),
         rehearsal=begun.evidence.get("rehearsal", {}) if begun else {},
         tables=_tables(looks),
+        quiet=_quiet_cohorts(looks),
+        bursts=_bursts(steps),
+        missed_cases=_missed_cases(steps),
     )
 
 
@@ -142,3 +146,32 @@ def _bound(value: float | None) -> str:
 def _tables(looks: list[records.RecordedVerdict]) -> list[Verdict]:
     """Return the judgements of the last look, one a metric and cohort."""
     return [part for part in looks[-1].verdict.parts if part.metric] if looks else []
+
+
+def _quiet_cohorts(looks: list[records.RecordedVerdict]) -> str:
+    """Return what a last look that only held kept of the other cohorts; empty if it kept every judgement."""
+    parts = looks[-1].verdict.parts if looks else ()
+    return next((part.sentence for part in parts if part.reason == policy.QUIET_COHORTS), "")
+
+
+def _bursts(steps: list[records.RecordedVerdict]) -> list[dict[str, Any]]:
+    """Return what came of the burst, one item a version that had to answer it."""
+    tried = next((item.verdict for item in steps if item.step == "spike"), None)
+    if tried is None:
+        return []
+    shown = {arm: tried.evidence[arm] for arm in ("champion", "challenger") if arm in tried.evidence}
+    return [
+        {"arm": arm, "sent": burst["sent"], "unanswered": burst["error_rate"]}
+        | {name: _milliseconds(burst[name]) for name in ("p50", "p99")}
+        for arm, burst in shown.items()
+    ]
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "none" if seconds is None else f"{1000 * seconds:.3g} ms"
+
+
+def _missed_cases(steps: list[records.RecordedVerdict]) -> list[Verdict]:
+    """Return the cases of the critical path that did not go as they must."""
+    tried = next((item.verdict for item in steps if item.step == "critical_path"), None)
+    return [part for part in tried.parts if not part.passed] if tried else []

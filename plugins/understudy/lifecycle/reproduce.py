@@ -139,10 +139,11 @@ def _limits_again(verdict: Verdict) -> Iterator[Mapping[str, Any]]:
         if not _limited(part):
             continue
         value, limit = part.evidence["value"], part.evidence["limit"]
+        low = part.evidence.get("low", -math.inf)
         if value is None or not math.isfinite(value):
             again = Outcome.ERROR
         else:
-            again = Outcome.PASS if value <= limit + 1e-12 else Outcome.FAIL
+            again = Outcome.PASS if low - 1e-12 <= value <= limit + 1e-12 else Outcome.FAIL
         if again is not part.outcome:
             yield _difference(f"parts[{index}].outcome", part.outcome.value, again.value)
 

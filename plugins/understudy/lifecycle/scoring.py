@@ -13,7 +13,7 @@ from understudy.errors import DataMissing, VersionIncompatible
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["probabilities", "read_dataset"]
+__all__ = ["one_per_row", "probabilities", "read_dataset"]
 
 
 def read_dataset(data: Path, relative: str) -> pd.DataFrame:
@@ -54,12 +54,25 @@ def probabilities(model: Any, frame: pd.DataFrame) -> NDArray[np.float64]:
     """
     # MLflow warns at length about every column that the signature does not name, so only those are handed over.
     wanted = [name for name in model.metadata.get_input_schema().input_names() if name in frame.columns]
-    answer = np.asarray(model.predict(frame[wanted]), dtype=np.float64)
-    if answer.ndim == 2 and answer.shape[1] in (1, 2):
-        answer = answer[:, -1]
-    if answer.shape != (len(frame),):
+    return one_per_row(model.predict(frame[wanted]), len(frame))
+
+
+def one_per_row(answers: Any, rows: int) -> NDArray[np.float64]:
+    """Return the probability of the positive class in each answer, whatever shape a model gave them.
+
+    Args:
+        answers: One number, or two class probabilities, per row.
+        rows: How many rows were asked about.
+
+    Raises:
+        VersionIncompatible: The answers are no such thing.
+    """
+    found = np.asarray(answers, dtype=np.float64)
+    if found.ndim == 2 and found.shape[1] in (1, 2):
+        found = found[:, -1]
+    if found.shape != (rows,):
         raise VersionIncompatible(
-            f"The model answered with shape {answer.shape} to {len(frame)} rows. It must answer with one probability, or "
+            f"The model answered with shape {found.shape} to {rows} rows. It must answer with one probability, or "
             "two class probabilities, per row; log it with `pyfunc_predict_fn='predict_proba'`."
         )
-    return answer
+    return found

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from functools import cached_property, wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from understudy.errors import StepNotPassed
+from understudy import telemetry
+from understudy.errors import NoSuchRun, StepNotPassed
 from understudy.registry import Registry
 from understudy.settings import Settings
 from understudy.spec import Experiment
-from understudy.store import Store, records, runs
-from understudy.tracking import StepRecord, Tracking
+from understudy.store import Store, ledger, records, runs
+from understudy.tracking import LEDGER_HEAD, StepRecord, Tracking
 from understudy.verdicts import Verdict
 
-__all__ = ["Passage", "Session", "session"]
+__all__ = ["Passage", "Session", "session", "traced"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +96,7 @@ class Passage:
             decision: The decision that ended the stage.
 
         Returns:
-            The verdict as a dict, with ``run_id`` and ``mlflow_url``.
+            The verdict as a dict, with ``run_id``, ``trace_id`` and ``mlflow_url``.
 
         Raises:
             StepNotPassed: The outcome is not PASS.
@@ -103,16 +108,20 @@ class Passage:
             records.record_verdict(
                 connection, self.run.run_id, step, verdict, stage=stage, decision=decision, at=now
             )
-        log.info("%s: %s: %s", step, verdict.outcome.value, verdict.sentence)
+            head = ledger.head(connection)
+        log.info("%s: %s: %s (trace %s)", step, verdict.outcome.value, verdict.sentence, self.run.trace_id)
         url = ""
         if self.run.mlflow_run_id:
             tags = dict(record.tags) | {
                 "understudy.outcome": verdict.outcome.value,
                 "understudy.sentence": verdict.sentence,
+                "understudy.trace_id": self.run.trace_id or "",
+                LEDGER_HEAD: head.to_text() if head else "",
             }
             written = StepRecord(record.metrics, record.params, tags, record.artifacts, record.datasets)
             url = self.session.tracking.step(self.run.mlflow_run_id, step, written, failed=not verdict.passed)
-        answer = verdict.to_dict() | {"run_id": self.run.run_id, "step": step, "mlflow_url": url}
+        names = {"run_id": self.run.run_id, "trace_id": self.run.trace_id, "step": step, "mlflow_url": url}
+        answer = verdict.to_dict() | names
         if not verdict.passed:
             raise StepNotPassed(step, answer)
         return answer
@@ -129,6 +138,8 @@ _ANEW = "A new run, once the cause is mended."
 _CHANGES = {
     "check_data": "Data that meets the suites, or suites that fit the data; then a new run.",
     "evaluate": "A version with a larger gain, or a larger holdout that can prove it; then a new run.",
+    "critical_path": "A version that answers the cases as they say, or cases that say what is right; then a new run.",
+    "spike": "A version that answers the burst in time, or a calmer machine to try it on; then a new run.",
     "shadow": "A version that answers as the limits ask, or more requests to judge it by; then a new run.",
 }
 """What would change the verdict of a step that says nothing of it itself."""
@@ -144,3 +155,32 @@ def session() -> Session:
         if settings not in _opened:
             _opened[settings] = Session(settings, Store.open(settings))
         return _opened[settings]
+
+
+def traced(step: Callable[Concatenate[str, P], T]) -> Callable[Concatenate[str, P], T]:
+    """Make a step a span of its run's trace, where spans are collected.
+
+    Args:
+        step: Takes its run first: the id, or the key that it was started with.
+    """
+
+    @wraps(step)
+    def run(key: str, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if telemetry.tracer() is None:
+            return step(key, *args, **kwargs)
+        with telemetry.span(
+            step.__name__, parent=_place_of(key), attributes={"understudy.run": key}, flush=True
+        ):
+            return step(key, *args, **kwargs)
+
+    return run
+
+
+def _place_of(key: str) -> telemetry.TraceContext | None:
+    """Return where the trace of a run begins; a step that has no run says so itself."""
+    try:
+        with session().store.read() as connection:
+            run = runs.by_key(connection, key) or runs.get(connection, key)
+    except NoSuchRun:
+        return None
+    return telemetry.parse(run.traceparent)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from understudy import gateways
 from understudy.errors import UnderstudyError
-from understudy.events.reader import mirrored_requests
+from understudy.events.lookups import mirrored_requests
 from understudy.lifecycle.check_data import logged_requests
+from understudy.lifecycle.limits import at_most
 from understudy.lifecycle.scoring import probabilities
 from understudy.lifecycle.session import Passage, session
 from understudy.spec import Shadow
@@ -73,7 +74,7 @@ def mirror(passage: Passage, seconds: float) -> pd.DataFrame:
     """Have the gateways copy live requests to the challenger for a while.
 
     Returns:
-        What both versions answered, as :func:`~understudy.events.reader.mirrored_requests` gives it.
+        What both versions answered, as :func:`~understudy.events.lookups.mirrored_requests` gives it.
     """
     doors, run = passage.session, passage.run
     with doors.store.write() as connection:
@@ -97,7 +98,7 @@ def _judge_mirror(rules: Shadow, live: pd.DataFrame) -> Verdict:
     champion, challenger = live["champion"].to_numpy(float), live["challenger"].to_numpy(float)
     failed = int((~np.isfinite(challenger)).sum())
     # A mirror sees a few minutes of one day: enough to see the challenger fail, too little to judge its answers by.
-    judged = _at_most(
+    judged = at_most(
         "error_rate", failed / len(live), rules.max_error_rate, "of the mirrored requests failed"
     )
     if not judged.passed:
@@ -134,11 +135,11 @@ def _judge(
     scored = count - failed
     agreement, shift = _agreement(champion, challenger), abs(_mean(challenger) - _mean(champion))
     parts = [
-        _at_most("error_rate", failed / count, rules.max_error_rate, "of the requests could not be scored"),
-        _at_most(
+        at_most("error_rate", failed / count, rules.max_error_rate, "of the requests could not be scored"),
+        at_most(
             "score_shift", shift, rules.max_score_shift, "is the shift of the mean predicted probability"
         ),
-        _at_most(
+        at_most(
             "disagreement", 1 - agreement, 1 - rules.min_agreement, "of the requests are decided differently"
         ),
     ]
@@ -149,20 +150,6 @@ def _judge(
         parts,
         f"On {count:,} recent requests the challenger answered all, agrees with the champion on {agreement:.1%} and shifts "
         f"the mean probability by {shift:.3f}.",
-    )
-
-
-def _at_most(name: str, value: float, limit: float, what: str) -> Verdict:
-    numbers = {"value": value if np.isfinite(value) else None, "limit": limit}
-    if not np.isfinite(value):
-        return Verdict(Outcome.ERROR, f"{name}_unmeasured", f"{name} could not be measured.", numbers, name)
-    # Shares of counts meet their limit exactly now and then; rounding must not decide that.
-    if value <= limit + 1e-12:
-        return Verdict(
-            Outcome.PASS, f"{name}_tolerated", f"{value:.4g} {what}; {limit:.4g} is tolerated.", numbers, name
-        )
-    return Verdict(
-        Outcome.FAIL, f"{name}_too_high", f"{value:.4g} {what}; only {limit:.4g} is tolerated.", numbers, name
     )
 
 

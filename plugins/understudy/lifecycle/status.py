@@ -53,13 +53,14 @@ def _model(connection: Connection, exposure: Exposure, now: float) -> dict[str, 
 
 
 def _served(exposure: Exposure, now: float) -> dict[str, Any]:
-    """Return who answers: ``percent`` is what the lease still covers, so 0 once it has lapsed."""
+    """Return who answers: ``percent`` and ``rings`` are what the lease still covers, so nothing once it has lapsed."""
     live = exposure.live(now)
     return {
         "champion": exposure.champion,
         "challenger": exposure.challenger,
         "generation": exposure.generation,
         "percent": exposure.percent if live else 0.0,
+        "rings": dict(exposure.rings) if live else {},
         "mirror": exposure.mirror,
         "contained": list(exposure.contained) if live else [],
         "lease_expires_at": exposure.lease_expires_at,
@@ -78,6 +79,7 @@ def _run(run: Run) -> dict[str, Any]:
         "state": run.state.value,
         "stage": run.stage,
         "stages": [stage["percent"] for stage in stages],
+        "stage_rings": [stage.get("ring", []) for stage in stages],
         "stage_entered_at": run.stage_entered_at,
         "stage_rules": {key: rules[key] for key in ("soak", "timeout", "min_units")} if rules else None,
         "version": run.version,
@@ -86,6 +88,7 @@ def _run(run: Run) -> dict[str, Any]:
         "actor": run.actor,
         "reason": run.reason,
         "ending": run.ending,
+        "trace_id": run.trace_id,
         "links": _links(run),
         "airflow": {key: run.airflow[key] for key in ("dag_id", "run_id") if run.airflow.get(key)},
     }
@@ -93,8 +96,8 @@ def _run(run: Run) -> dict[str, Any]:
 
 def _no_run() -> dict[str, Any]:
     unknown = ("run", "experiment", "stage_entered_at", "stage_rules", "version")
-    nobody = ("started_at", "updated_at", "actor", "reason", "ending")
-    nothing = {"state": "idle", "stage": 0, "stages": [], "links": {}, "airflow": {}}
+    nobody = ("started_at", "updated_at", "actor", "reason", "ending", "trace_id")
+    nothing = {"state": "idle", "stage": 0, "stages": [], "stage_rings": [], "links": {}, "airflow": {}}
     return dict.fromkeys((*unknown, *nobody)) | nothing
 
 

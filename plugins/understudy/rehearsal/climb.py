@@ -104,8 +104,8 @@ class _Climb:
 
     def _in_an_arm(self, runs: Ints) -> Mask:
         stage, position = self.stage[runs, None], self.traffic.position[runs]
-        left = np.maximum.accumulate(self.ladder.challenger)[stage]
-        right = np.minimum.accumulate(1 - self.ladder.control)[stage]
+        widest = np.maximum.accumulate(self.ladder.arms.max(axis=2), axis=1)
+        left, right = widest[0][stage], 1 - widest[1][stage]
         return np.asarray((position < left) | (position >= right))
 
     def _take_in(self, runs: Ints, after: Floats, until: Floats) -> None:
@@ -122,19 +122,19 @@ class _Climb:
             lost = (picked.at > self.outage.stops[run]) & (picked.at <= self.outage.returns[run])
             picked = picked.where(~lost)
         run = runs[picked.run]
-        stage = self._stage_at(run, picked.at)
-        challenger = picked.position < self.ladder.challenger[stage]
-        control = ~challenger & (picked.position >= 1 - self.ladder.control[stage])
+        stage, combination = self._stage_at(run, picked.at), self.history.combination[picked.entry]
+        left, right = self.ladder.arms[:, stage, combination]
+        challenger = picked.position < left
+        control = ~challenger & (picked.position >= 1 - right)
         if self.contained[runs].any():
             blocked = self.contained @ self.history.member.T.astype(bool)
-            challenger &= ~blocked[run, self.history.combination[picked.entry]]
+            challenger &= ~blocked[run, combination]
         keep = np.flatnonzero(challenger | control)
         run = run[keep]
         kept = Picked(run, picked.entry[keep], picked.unit[keep], picked.at[keep], picked.position[keep])
         arm = np.where(challenger[keep], CHALLENGER, CONTROL)
         bucket = self.traffic.bucket[run, kept.unit].astype(np.int64)
-        combination = self.history.combination[kept.entry]
-        return kept, Counted(run, arm, stage[keep], bucket, combination)
+        return kept, Counted(run, arm, stage[keep], bucket, combination[keep])
 
     def _stage_at(self, run: Ints, at: Floats) -> Ints:
         """Return the stage in which each request was served; nearly always the one that its run is at."""

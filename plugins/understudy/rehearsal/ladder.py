@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from understudy import policy
 from understudy.exposure import TOTAL_WEIGHT, weights
 from understudy.rehearsal.history import Floats, History, Ints
+from understudy.rehearsal.rings import arms_of
 from understudy.spec import Experiment, MetricKind
 
 __all__ = ["Ending", "Endings", "Ladder", "looks_of"]
@@ -100,8 +101,10 @@ class Ladder:
     Attributes:
         experiment: the spec, with deciding metrics only.
         history: the history, with the same metrics.
-        challenger: (stage,) share of units on the challenger, from the left edge of the hash range.
-        control: (stage,) share of units of control, from the right edge.
+        challenger: (stage,) planned share of the challenger; of a ring's units where the stage is a ring's.
+        control: (stage,) planned share of control.
+        arms: (arm, stage, combination) share of units in each arm, by what they belong to: the challenger's from the left
+            edge of the hash range, then control's from the right edge.
         looks: per stage, which looks are rehearsed.
     """
 
@@ -109,6 +112,7 @@ class Ladder:
     history: History
     challenger: Floats
     control: Floats
+    arms: Floats
     looks: tuple[Ints, ...]
 
     @classmethod
@@ -118,6 +122,9 @@ class Ladder:
         Args:
             experiment: The spec.
             history: A history that has every deciding metric but fairness gaps.
+
+        Raises:
+            NoHistory: A ring never came in it.
         """
         deciding = experiment.model_copy(update={"metrics": experiment.deciding})
         wanted = [item.name for item in experiment.deciding if item.kind is not MetricKind.FAIRNESS_GAP]
@@ -134,7 +141,7 @@ class Ladder:
         looks = tuple(
             looks_of(stage.soak, stage.timeout, experiment.look_every) for stage in experiment.stages
         )
-        return cls(deciding, kept, split[:, 0], split[:, 2], looks)
+        return cls(deciding, kept, split[:, 0], split[:, 2], arms_of(experiment, kept), looks)
 
     @property
     def real_looks(self) -> tuple[int, ...]:

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from understudy.exposure import CHALLENGER, CONTROL
-from understudy.policy import shares
 from understudy.rehearsal.history import History
+from understudy.rehearsal.rings import arms_of
 from understudy.spec import Experiment, Metric, Stage
 from understudy.stats.planning import detectable_effect, metric_power, sample_size, sequential_factor
 
@@ -48,7 +47,8 @@ class StagePlan:
 
     Attributes:
         stage: index, from 1.
-        percent: share of units on the challenger.
+        percent: share of units on the challenger; of the ring's where the stage has one.
+        ring: the cohorts that it exposes alone.
         seconds: until it is decided, soak included; None if it never is.
         timeout: longest time that the spec gives it.
         events: events of both arms until then.
@@ -58,6 +58,7 @@ class StagePlan:
 
     stage: int
     percent: float
+    ring: tuple[str, ...]
     seconds: float | None
     timeout: float
     events: int | None
@@ -84,14 +85,18 @@ def plan_of(experiment: Experiment, history: History, power: float = POWER) -> t
 
     Raises:
         ValueError: power outside (0, 1) or not above alpha.
+        NoHistory: a ring never came in the history.
     """
     deciding = [metric for metric in experiment.deciding if metric.name in history.metrics]
     each = float(metric_power(1 - power, max(len(deciding) - 1, 0)))
     factor = sequential_factor(experiment.alpha, each)
     spreads = {metric.name: _spread(history, metric) for metric in deciding}
+    came = np.bincount(history.combination, minlength=history.member.shape[0])
+    exposed = np.average(arms_of(experiment, history), axis=-1, weights=came).tolist()
+    splits = zip(*exposed[::-1], strict=True)
     return tuple(
-        _stage(experiment, history, number, stage, deciding, spreads, each, factor)
-        for number, stage in enumerate(experiment.stages, 1)
+        _stage(experiment, history, number, stage, split, deciding, spreads, each, factor)
+        for number, (stage, split) in enumerate(zip(experiment.stages, splits, strict=True), 1)
     )
 
 
@@ -100,13 +105,12 @@ def _stage(
     history: History,
     number: int,
     stage: Stage,
+    split: tuple[float, float],
     deciding: list[Metric],
     spreads: dict[str, float],
     power: float,
     factor: float,
 ) -> StagePlan:
-    planned = shares(stage.percent)
-    split = planned[CONTROL], planned[CHALLENGER]
     exposed = sum(split)
     asked = []
     for metric in deciding:
@@ -128,6 +132,7 @@ def _stage(
     return StagePlan(
         number,
         stage.percent,
+        stage.ring,
         seconds,
         stage.timeout,
         None if seconds is None else math.ceil(seconds * rate * exposed),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-__all__ = ["Column", "Declared", "Name", "Seconds"]
+__all__ = ["Column", "Declared", "Name", "Seconds", "below_the_data_folder"]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
@@ -40,3 +40,10 @@ class Declared(BaseModel):
     """Something a user declares: unknown fields are refused, and nothing changes once it is read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+
+def below_the_data_folder(value: str) -> str:
+    """Return a dataset's path unchanged; refuse one that is absolute or climbs."""
+    if value.startswith("/") or ".." in value.split("/"):
+        raise ValueError(f"{value!r} leaves the data folder; give a path relative to UNDERSTUDY_DATA")
+    return value

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from itertools import pairwise
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from understudy.exposure import LONGEST_LEASE, column_and_value
 from understudy.spec.decisions import Budget, Limits, Risk
-from understudy.spec.fields import Column, Declared, Name, Seconds
+from understudy.spec.fields import Column, Declared, Name, Seconds, below_the_data_folder
 from understudy.spec.metrics import Metric, MetricKind, Role
+from understudy.spec.serving import Breaker, Headers, Trial
+from understudy.spec.stages import Stage, refuse_unless_climbing
 
 __all__ = [
     "Check",
@@ -21,7 +23,6 @@ __all__ = [
     "OffPolicy",
     "Registry",
     "Shadow",
-    "Stage",
     "Traffic",
 ]
 
@@ -40,6 +41,7 @@ class Traffic(Declared):
     )
     private: tuple[Column, ...] = Field((), description="Columns that are never written anywhere.")
     cohorts: tuple[Column, ...] = Field((), description="Columns whose values are judged one by one.")
+    headers: Headers = Field(Headers(), description="Headers that stand in for columns of a request.")
     maturity: Seconds = Field(
         86400.0,
         description="Time after an event until its outcome is certainly known; younger events do not count.",
@@ -72,7 +74,7 @@ class Data(Declared):
     @field_validator("reference", "holdout")
     @classmethod
     def _stays_below_the_data_folder(cls, value: str) -> str:
-        return _below_the_data_folder(value)
+        return below_the_data_folder(value)
 
 
 class Check(Declared):
@@ -100,7 +102,7 @@ class OffPolicy(Declared):
     @field_validator("logged")
     @classmethod
     def _stays_below_the_data_folder(cls, value: str) -> str:
-        return _below_the_data_folder(value)
+        return below_the_data_folder(value)
 
 
 class Evaluation(Declared):
@@ -142,34 +144,6 @@ class Shadow(Declared):
     )
 
 
-class Stage(Declared):
-    """One step of the exposure ladder."""
-
-    percent: float = Field(
-        ge=0.001,
-        le=100,
-        allow_inf_nan=False,
-        description="Share of units on the challenger; control is as large. A thousandth of a percent is the finest.",
-    )
-    soak: Seconds = Field(description="Shortest time at this stage.")
-    timeout: Seconds = Field(
-        description="Longest time at this stage; a stage that has not passed by then is rolled back."
-    )
-    min_units: int = Field(ge=2, description="Units that each arm must have before the stage may pass.")
-    margin_scale: float = Field(
-        1.0,
-        ge=1,
-        le=100,
-        description="Margins are multiplied by this while exposure is small and evidence thin.",
-    )
-
-    @model_validator(mode="after")
-    def _leaves_time_to_pass(self) -> Self:
-        if self.timeout <= self.soak:
-            raise ValueError(f"timeout ({self.timeout:g}s) must be longer than soak ({self.soak:g}s)")
-        return self
-
-
 class Registry(Declared):
     """How the MLflow registry starts this experiment and is moved by it."""
 
@@ -200,6 +174,10 @@ class Experiment(Declared):
     metrics: tuple[Metric, ...] = Field(min_length=1, description="One primary, one or more guardrails.")
     evaluation: Evaluation = Field(Evaluation(), description="What must be shown offline.")
     shadow: Shadow = Field(Shadow(), description="What must be shown on replayed requests.")
+    trial: Trial = Field(
+        Trial(),
+        description="What the challenger must show on a gateway of its own before anybody is exposed.",
+    )
     stages: tuple[Stage, ...] = Field(min_length=1, description="The exposure ladder, climbing.")
     alpha: float = Field(
         0.05,
@@ -212,11 +190,14 @@ class Experiment(Declared):
         ge=100, description="Events of both arms expected by the last stage; tunes the intervals."
     )
     look_every: Seconds = Field(5.0, description="Time between two looks at the evidence.")
-    lease: Seconds = Field(30.0, description="Exposure lapses after this unless fresh evidence renews it.")
+    lease: Seconds = Field(
+        30.0, le=LONGEST_LEASE, description="Exposure lapses after this unless fresh evidence renews it."
+    )
     stale_after: Seconds = Field(
         20.0, description="Evidence whose newest event is older than this is not fresh."
     )
     limits: Limits = Field(Limits(), description="How many looks in a row are tolerated.")
+    breaker: Breaker = Field(Breaker(), description="When the gateway stops asking the challenger by itself.")
     cohort_harm: Literal["roll_back", "contain"] = Field(
         "roll_back",
         description="What harm in one cohort does: roll back the run, or send that cohort back to the champion alone.",
@@ -259,10 +240,7 @@ class Experiment(Declared):
     @field_validator("stages")
     @classmethod
     def _stages_climb(cls, value: tuple[Stage, ...]) -> tuple[Stage, ...]:
-        percents = [stage.percent for stage in value]
-        if any(later <= earlier for earlier, later in pairwise(percents)):
-            shown = " → ".join(f"{percent:g}" for percent in percents)
-            raise ValueError(f"stages must climb, but are {shown}; order them by percent without repeats")
+        refuse_unless_climbing(value)
         return value
 
     @model_validator(mode="after")
@@ -281,9 +259,22 @@ class Experiment(Declared):
                 raise ValueError(
                     f"{metric.name} compares groups by {metric.by!r}, which is not in traffic.cohorts; add it there"
                 )
+        self._rings_can_be_told()
         self._budgets_can_be_counted()
         _refuse_repeats("check", [f"{check.suite} on {check.dataset}" for check in self.checks])
         return self
+
+    def _rings_can_be_told(self) -> None:
+        for stage in self.stages:
+            for column in (column_and_value(cohort)[0] for cohort in stage.ring):
+                if column not in self.traffic.cohorts:
+                    raise ValueError(
+                        f"a ring is a cohort, and its column {column!r} is not in traffic.cohorts; add it there"
+                    )
+                if "." in column:
+                    raise ValueError(
+                        f"OpenFeature's SDKs look up a column with a dot, like {column!r}, somewhere else; rename it"
+                    )
 
     def _budgets_can_be_counted(self) -> None:
         counted = {
@@ -317,12 +308,6 @@ class Experiment(Declared):
     def frozen(self) -> dict[str, Any]:
         """Return the experiment as JSON-safe data; :meth:`model_validate` reads it back."""
         return self.model_dump(mode="json")
-
-
-def _below_the_data_folder(value: str) -> str:
-    if value.startswith("/") or ".." in value.split("/"):
-        raise ValueError(f"{value!r} leaves the data folder; give a path relative to UNDERSTUDY_DATA")
-    return value
 
 
 def _refuse_unknown_of(gap: Metric, metrics: tuple[Metric, ...]) -> None:

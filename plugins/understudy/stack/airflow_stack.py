@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
+from understudy.processes.keeper import Keeper
+from understudy.processes.ports import HeldPort
+from understudy.processes.process import NotReadyInTime, Process
 from understudy.stack.credentials import ROLES, Credentials, write_private
 from understudy.stack.environment import REPO
-from understudy.stack.keeper import Keeper
 from understudy.stack.local_http import get_json, post_json
-from understudy.stack.ports import HeldPort
-from understudy.stack.process import NotReadyInTime, Process
 
 __all__ = ["AirflowStack", "Shape", "airflow_settings"]
 

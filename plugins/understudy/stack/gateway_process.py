@@ -6,10 +6,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from understudy.stack.keeper import Keeper
+from understudy.processes.keeper import Keeper
+from understudy.processes.ports import HeldPort
+from understudy.processes.process import Process
 from understudy.stack.local_http import get_json
-from understudy.stack.ports import HeldPort
-from understudy.stack.process import Process
 
 __all__ = ["GatewayProcess"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from understudy.processes.keeper import Keeper
+from understudy.processes.ports import HeldPort
+from understudy.processes.process import Process
 from understudy.stack.credentials import Credentials
-from understudy.stack.keeper import Keeper
 from understudy.stack.local_http import answers
-from understudy.stack.ports import HeldPort
-from understudy.stack.process import Process
 
 __all__ = ["MlflowServer"]
 

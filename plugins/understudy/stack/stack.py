@@ -10,14 +10,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 
+from understudy.processes.keeper import Keeper
+from understudy.processes.ports import HeldPort
+from understudy.processes.process import NotReadyInTime, Process
 from understudy.stack.airflow_stack import AirflowStack, Shape
 from understudy.stack.credentials import Credentials, write_private
 from understudy.stack.environment import REPO, base_environment
 from understudy.stack.gateway_process import GatewayProcess
-from understudy.stack.keeper import Keeper
 from understudy.stack.mlflow_server import MlflowServer
-from understudy.stack.ports import HeldPort
-from understudy.stack.process import NotReadyInTime, Process
 
 __all__ = ["Stack", "exit_on_sigterm"]
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,6 +100,10 @@ class Keeper:
         """The session has ended; its number may be given to somebody else."""
         self._say(f"-{session}\n")
 
+    def clear(self, folder: Path) -> None:
+        """Remove this folder once the owner has died and the sessions are ended."""
+        self._say(f"~{folder}\n")
+
     def close(self) -> None:
         """Let the keeper end what is left, and go."""
         assert self._process.stdin is not None
@@ -111,15 +116,28 @@ class Keeper:
         with suppress(
             OSError
         ):  # a keeper that was killed can no longer help, but the owner still can stop everything
-            self._process.stdin.write(line.encode())
+            self._process.stdin.write(os.fsencode(line))
             self._process.stdin.flush()
 
 
 def _keep(owner: int) -> None:
-    """Run as the keeper: collect sessions until the owner is gone, then end them all at once."""
+    """Run as the keeper: collect sessions and folders until the owner is gone, then end and remove them all at once."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    sessions, folders = _told_by(owner)
+    for session in sessions:
+        signal_session(session, signal.SIGTERM)
+    deadline = time.monotonic() + _GRACE
+    for session in sessions:
+        end_session(session, max(0.0, deadline - time.monotonic()))
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _told_by(owner: int) -> tuple[set[int], list[str]]:
+    """Return the sessions and folders that the owner leaves behind, once it is gone."""
     sessions: set[int] = set()
+    folders: list[str] = []
     pending = b""
     while True:
         # A forked copy of the owner may hold the pipe open, so its end is not the only sign. What the owner still wrote
@@ -127,19 +145,17 @@ def _keep(owner: int) -> None:
         orphaned = os.getppid() != owner
         if not select.select([0], [], [], 0.0 if orphaned else 0.5)[0]:
             if orphaned:
-                break
+                return sessions, folders
             continue
         chunk = os.read(0, 4096)
         if not chunk:
-            break
+            return sessions, folders
         *lines, pending = (pending + chunk).split(b"\n")
         for line in lines:
-            (sessions.add if line[:1] == b"+" else sessions.discard)(int(line[1:]))
-    for session in sessions:
-        signal_session(session, signal.SIGTERM)
-    deadline = time.monotonic() + _GRACE
-    for session in sessions:
-        end_session(session, max(0.0, deadline - time.monotonic()))
+            if line[:1] == b"~":
+                folders.append(os.fsdecode(line[1:]))
+            else:
+                (sessions.add if line[:1] == b"+" else sessions.discard)(int(line[1:]))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import socket
 
-from understudy.stack.ports import HeldPort
+from understudy.processes.ports import HeldPort
 
 
 def test_held_ports_are_all_different() -> None:

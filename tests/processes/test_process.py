@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from understudy.stack.keeper import Keeper, end_session, session_members
-from understudy.stack.process import NotReadyInTime, Process, ProcessEnded
+from understudy.processes.keeper import Keeper, end_session, session_members
+from understudy.processes.process import NotReadyInTime, Process, ProcessEnded
 
 # A server as awkward as ours: it forks a child that has a child, and moves one of them to a process group of its own.
 TREE = """
@@ -138,7 +138,7 @@ def test_an_exception_inside_the_with_block_stops_the_process(tmp_path: Path) ->
 OWNER = """
 import os, sys, time
 from pathlib import Path
-from understudy.stack.process import Process
+from understudy.processes.process import Process
 folder = Path(sys.argv[1])
 process = Process("Tree", [sys.executable, "-c", sys.argv[2]], env=dict(os.environ), log=folder / "log", cwd=folder)
 process.start()

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from understudy.errors import UnderstudyError
-from understudy.stack.keeper import Keeper, end_session, session_members, signal_session
+from understudy.processes.keeper import Keeper, end_session, session_members, signal_session
 
 __all__ = ["NotReadyInTime", "Process", "ProcessEnded"]
 
