@@ -27,13 +27,18 @@ def experiment_page() -> str:
     titles = {
         spec.Experiment: "The experiment",
         spec.Traffic: "`traffic`",
+        spec.Headers: "`traffic.headers`",
         spec.Data: "`data`",
         spec.Check: "`checks`, a list",
         spec.Metric: "`metrics`, a list",
         spec.Evaluation: "`evaluation`",
         spec.OffPolicy: "`evaluation.off_policy`",
         spec.Shadow: "`shadow`",
+        spec.Trial: "`trial`",
+        spec.CriticalPath: "`trial.critical_path`",
+        spec.Spike: "`trial.spike`",
         spec.Stage: "`stages`, a list",
+        spec.Breaker: "`breaker`",
         spec.Limits: "`limits`",
         spec.Budget: "`budgets`, a list",
         spec.Risk: "`risk`",
@@ -124,6 +129,32 @@ def _commands(path: tuple[str, ...], command: Any) -> list[tuple[tuple[str, ...]
     return [found for name, child in sorted(children.items()) for found in _commands((*path, name), child)]
 
 
+def metrics_page() -> str:
+    """Return every metric of a gateway with its labels and meaning."""
+    from understudy.gateway.metrics import BUCKETS, METRICS
+
+    bounds = ", ".join(f"{bound * 1000:g}" for bound in BUCKETS)
+    lines = [
+        "# Metrics of a gateway",
+        "",
+        "`GET /metrics` of every gateway, in Prometheus' text format. `arm` is `challenger`, `control` or `unexposed`; `version`",
+        "is the registered version that answered. How to alert on them: [follow one request](../how-to/follow-one-request.md).",
+        "",
+        "| metric | kind | labels | meaning |",
+        "|---|---|---|---|",
+        *(
+            f"| `{one.name}` | {one.kind} | {', '.join(f'`{label}`' for label in one.labels)} | {one.help} |"
+            for one in METRICS
+        ),
+        "",
+        f"Upper bounds of the buckets of `understudy_request_seconds`, in milliseconds: {bounds}.",
+        "",
+        "`process_*` are CPU time, memory and open files of the gateway itself, `understudy_challenger_process_*` those of the",
+        "challenger's process while there is one.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def pages() -> dict[str, str]:
     """Return every generated file."""
     return {
@@ -131,6 +162,7 @@ def pages() -> dict[str, str]:
         "experiment.md": experiment_page(),
         "errors.md": errors_page(),
         "cli.md": cli_page(),
+        "metrics.md": metrics_page(),
     }
 
 

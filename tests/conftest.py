@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -18,7 +19,7 @@ _HOME = Path(tempfile.mkdtemp(prefix="understudy-tests-"))
 def pytest_configure() -> None:
     """Cut the tests off from whatever is configured on this machine, before anything reads it at import."""
     for name in list(os.environ):
-        if name.startswith(("AIRFLOW__", "MLFLOW_", "UNDERSTUDY_", "GX_")):
+        if name.startswith(("AIRFLOW__", "MLFLOW_", "UNDERSTUDY_", "GX_", "OTEL_", "TRACEPARENT")):
             del os.environ[name]
     os.environ["AIRFLOW_HOME"] = str(_HOME / "airflow")
     os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
@@ -40,6 +41,38 @@ def pytest_unconfigure() -> None:
 def repo() -> Path:
     """The checkout."""
     return REPO
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installation in which nothing else runs."""
+    from tests.servers import free_port
+
+    values = {
+        "UNDERSTUDY_HOME": str(tmp_path / "home"),
+        "UNDERSTUDY_EXPERIMENTS": str(tmp_path / "experiments"),
+        "UNDERSTUDY_EXPECTATIONS": str(tmp_path / "expectations"),
+        "UNDERSTUDY_GATEWAY_URLS": f"http://127.0.0.1:{free_port()}",
+        "COLUMNS": "200",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    for name in ("MLFLOW_TRACKING_URI", "UNDERSTUDY_PSEUDONYM_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "expectations").mkdir()
+    rows = {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 1}}
+    (tmp_path / "expectations" / "rows.json").write_text(json.dumps({"name": "rows", "expectations": [rows]}))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """A PostgreSQL of our own, on a free port; the address of an empty database."""
+    from tests.postgres import start_postgres
+
+    with start_postgres() as url:
+        yield url
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -121,6 +122,25 @@ def start_gateway(
     ):
         _wait_for_start(process, f"{url}/ping" if ready else f"{url}/version", log, 60)
         yield RunningGateway(url, home, model, process, log, client)
+
+
+@contextmanager
+def start_scoring_server(model: Path, folder: Path) -> Iterator[httpx.Client]:
+    """Run what ``mlflow models serve --env-manager local`` runs for a model's files and yield a client of it."""
+    from mlflow.pyfunc.scoring_server import get_cmd
+
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    command, environment = get_cmd(str(model), port, "127.0.0.1", nworkers=1)
+    log = folder / f"scoring-{port}.log"
+    url = f"http://127.0.0.1:{port}"
+    with (
+        _running([sys.executable, "-m", *shlex.split(command)], environment, folder, log) as process,
+        # After its own failures it closes connections without saying so.
+        httpx.Client(base_url=url, timeout=30, limits=httpx.Limits(max_keepalive_connections=0)) as client,
+    ):
+        _wait_for_start(process, f"{url}/ping", log, 60)
+        yield client
 
 
 @contextmanager

@@ -7,75 +7,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import sqlalchemy as sa
-from typer.testing import CliRunner, Result
 
 from tests import declared
+from tests.commands import answered, exposed_run, run
 from tests.servers import free_port
-from understudy.cli import app
-from understudy.exposure import read_document
+from understudy.exposure import read_flag
 from understudy.lifecycle.session import session
-from understudy.store import Store, exposures, runs
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An installation in which nothing else runs."""
-    values = {
-        "UNDERSTUDY_HOME": str(tmp_path / "home"),
-        "UNDERSTUDY_EXPERIMENTS": str(tmp_path / "experiments"),
-        "UNDERSTUDY_EXPECTATIONS": str(tmp_path / "expectations"),
-        "UNDERSTUDY_GATEWAY_URLS": f"http://127.0.0.1:{free_port()}",
-        "COLUMNS": "200",
-    }
-    for name, value in values.items():
-        monkeypatch.setenv(name, value)
-    for name in ("MLFLOW_TRACKING_URI", "UNDERSTUDY_PSEUDONYM_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "experiments").mkdir()
-    (tmp_path / "expectations").mkdir()
-    rows = {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 1}}
-    (tmp_path / "expectations" / "rows.json").write_text(json.dumps({"name": "rows", "expectations": [rows]}))
-    return tmp_path
-
-
-def run(*arguments: str) -> Result:
-    found = CliRunner().invoke(app, arguments)
-    assert found.exception is None or isinstance(found.exception, SystemExit), found.exception
-    assert "Traceback" not in found.output
-    return found
-
-
-def answered(*arguments: str, code: int = 0) -> Any:
-    found = run(*arguments, "--json")
-    assert found.exit_code == code, found.output
-    return json.loads(found.stdout)
-
-
-def exposed_run() -> Store:
-    """Write a run into the store, with a tenth of all units exposed."""
-    store = session().store
-    with store.write() as connection:
-        at = store.clock()
-        exposures.adopt(connection, declared.MODEL, "1", actor="tests", at=at)
-        run = runs.create(
-            connection,
-            key="k",
-            spec=declared.experiment().frozen(),
-            spec_digest="d",
-            version="2",
-            champion="1",
-            actor="tests",
-            reason="a test",
-            airflow={"url": "http://airflow/run"},
-            at=at,
-        )
-        exposures.raise_to(connection, run.run_id, 1, 10.0, 60.0, at=at)
-    exposures.publish_flags(store, session().settings)
-    return store
+from understudy.store import exposures, runs
 
 
 def test_valid_files_are_counted(home: Path) -> None:
@@ -129,28 +69,18 @@ def test_the_status_of_a_model_has_everything_that_whoever_is_on_call_needs(home
     assert (found["run"], found["state"], found["percent"]) == ("delay_test-v2-1", "exposed", 10.0)
     assert (found["champion"], found["challenger"], found["stages"]) == ("1", "2", [10.0, 50.0])
     table = run("status").stdout
-    assert "10 % on version 2" in table
+    assert "10 % of units on version 2" in table
     assert "delay_test-v2-1" in table
 
 
-def test_a_sound_ledger_is_verified_and_shown(home: Path) -> None:
-    exposed_run()
-    assert answered("ledger", "verify") == {"entries": 3, "first_broken": None}
-    assert "chain unbroken" in run("ledger", "verify").stdout
-    shown = answered("ledger", "show", "delay")
-    assert [entry["action"] for entry in shown] == ["champion.adopted", "run.started", "exposure.raised"]
-    assert answered("ledger", "show", "nobody") == []
-    assert "exposure.raised" in run("ledger", "show").stdout
-
-
-def test_a_broken_ledger_is_named_and_fails(home: Path) -> None:
+def test_the_status_names_the_ring_that_is_exposed_and_nobody_else(home: Path) -> None:
     store = exposed_run()
+    rings = (("origin=JFK", 50.0), ("origin=LGA", 20.0))
     with store.write() as connection:
-        connection.execute(sa.text("DROP TRIGGER ledger_refuses_update"))
-        connection.execute(sa.text("UPDATE ledger SET actor = 'somebody else' WHERE seq = 2"))
-    assert answered("ledger", "verify", code=1) == {"entries": 3, "first_broken": 2}
-    told = run("ledger", "verify")
-    assert (told.exit_code, "Entry 2 of 3" in told.stderr) == (1, True)
+        exposures.raise_to(connection, "delay_test-v2-1", 1, 0.0, 60.0, rings=rings, at=store.clock())
+    (found,) = answered("status", "delay")["models"]
+    assert (found["percent"], found["rings"]) == (0.0, dict(rings))
+    assert "50 % of origin=JFK, 20 % of origin=LGA on version 2" in run("status").stdout
 
 
 def test_a_rollback_without_a_reason_is_refused(home: Path) -> None:
@@ -160,10 +90,14 @@ def test_a_rollback_without_a_reason_is_refused(home: Path) -> None:
 
 def test_a_rollback_takes_exposure_to_zero_even_when_nothing_else_can_be_reached(home: Path) -> None:
     exposed_run()
-    assert read_document(home / "home" / "flags.json")["delay"].exposed
+    flag = read_flag(home / "home" / "flags.json", "delay")
+    assert flag is not None
+    assert flag.exposed
     found = answered("rollback", "delay", "--reason", "it hurts", code=1)
     assert found["error"]["code"] == "SETTING_MISSING"
-    assert not read_document(home / "home" / "flags.json")["delay"].exposed
+    flag = read_flag(home / "home" / "flags.json", "delay")
+    assert flag is not None
+    assert not flag.exposed
     assert answered("status", "delay")["models"][0]["state"] == "rolling_back"
 
 
@@ -195,16 +129,16 @@ def test_the_doctor_survives_a_store_and_a_home_that_cannot_be_used(
     (home / "home").write_text("a file where a folder should be")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     findings = {found["what"]: found["healthy"] for found in answered("doctor", code=1)}
-    assert len(findings) == 7
-    assert not any(findings.values())
+    assert len(findings) == 8
+    assert [what for what, healthy in findings.items() if healthy] == ["signing key"]
 
 
 def test_the_doctor_publishes_a_lost_document_again(home: Path) -> None:
     exposed_run()
-    published = read_document(home / "home" / "flags.json")
+    published = (home / "home" / "flags.json").read_bytes()
     (home / "home" / "flags.json").write_text("torn")
     run("doctor")
-    assert read_document(home / "home" / "flags.json") == published
+    assert (home / "home" / "flags.json").read_bytes() == published
 
 
 def test_the_installed_command_works_in_a_process_of_its_own(home: Path) -> None:
@@ -246,3 +180,20 @@ def test_a_run_without_a_verdict_is_not_reproduced(home: Path) -> None:
         (only,) = runs.latest(connection, declared.MODEL)
     found = answered("reproduce", only.run_id, code=1)
     assert (found["reproduced"], found["verdicts"]) == (False, [])
+
+
+def test_a_run_is_followed_from_its_id_without_any_server(home: Path) -> None:
+    exposed_run()
+    found = answered("trace", "delay_test-v2-1")
+    (only,) = found["runs"]
+    assert only["mlflow"] == {"run_id": None, "url": None}
+    assert [entry["action"] for entry in found["ledger"]] == ["run.started", "exposure.raised"]
+    assert {entry["trace_id"] for entry in found["ledger"]} == {only["trace_id"]}
+    told = run("trace", only["trace_id"]).stdout
+    assert "run delay_test-v2-1  exposed, stage 1" in told
+    assert "exposure.raised: Stage 1: 10 % of units." in told
+
+
+def test_an_id_that_nothing_bears_is_an_error_that_says_what_can_be_asked(home: Path) -> None:
+    assert answered("trace", "nothing", code=1)["error"]["code"] == "NO_SUCH_ID"
+    assert "X-Request-Id" in run("trace", "nothing").stderr

@@ -207,7 +207,7 @@ def test_no_secret_has_a_value_in_the_file() -> None:
     for service in SERVICES:
         for name, value in _environment(service).items():
             if SECRET.search(name):
-                assert re.fullmatch(r"\$\{[A-Z_]+:\?[^}]*\}", value), f"{service}: {name}"
+                assert re.fullmatch(r"\$\{[A-Z_]+:(\?[^}]*|-)\}", value), f"{service}: {name}"
             assert not re.search(r"://[^/@\s:$]*:(?!\$\{)[^/@\s]+@", value), f"{service}: {name}"
     assert "${REDIS_PASSWORD:?" in " ".join(SERVICES["redis"]["command"])
 

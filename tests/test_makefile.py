@@ -21,6 +21,7 @@ TARGETS = {
     "format",
     "bench",
     "calibrate",
+    "faults",
     "lock",
     "system",
     "clean",

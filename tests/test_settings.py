@@ -52,6 +52,39 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch, na
     assert Settings.from_env() == expected
 
 
+def test_partitions_stay_in_the_event_log_unless_a_place_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("UNDERSTUDY_EVENTS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert Settings.from_env().partitions_url("delay") == ""
+    for place, url in {
+        "s3://bucket/events/": "s3://bucket/events/delay",
+        "elsewhere": f"file://{tmp_path}/elsewhere/delay",
+        "": "",
+    }.items():
+        monkeypatch.setenv("UNDERSTUDY_EVENTS", place)
+        assert Settings.from_env().partitions_url("delay") == url
+
+
+@pytest.mark.parametrize(
+    ("text", "days"),
+    [("", None), ("90", 90.0), ("90, delay=30", 30.0), ("other=30", None), ("delay=0.5,other=7", 0.5)],
+)
+def test_events_are_kept_unless_a_number_of_days_is_named(
+    monkeypatch: pytest.MonkeyPatch, text: str, days: float | None
+) -> None:
+    monkeypatch.setenv("UNDERSTUDY_RETENTION_DAYS", text)
+    assert Settings.from_env().retention_days("delay") == days
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "delay=", "inf", "nan", "90d", "90,delay=x"])
+def test_an_age_that_is_none_removes_nothing(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("UNDERSTUDY_RETENTION_DAYS", text)
+    with pytest.raises(SettingMissing, match="Leave it empty to keep every event"):
+        Settings.from_env().retention_days("delay")
+
+
 def test_without_mlflows_address_nothing_is_written_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(SettingMissing, match="Set it to the address of your MLflow server"):

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import sys
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from understudy.commands.certificate import certificate_app
+from understudy.commands.ledger import ledger_app
+from understudy.commands.store import store_app
 from understudy.errors import UnderstudyError
+from understudy.event_commands import events_app, outcomes_app
+from understudy.terminal import AsJson, err, errors, out, progress
 
 __all__ = ["app"]
 
@@ -24,26 +27,11 @@ app = typer.Typer(
     add_completion=False,
     help="Move machine-learning experiments safely into production.",
 )
-ledger_app = typer.Typer(no_args_is_help=True, help="The append-only record of who did what, when and why.")
+app.add_typer(certificate_app, name="certificate")
 app.add_typer(ledger_app, name="ledger")
-
-_out = Console()
-_err = Console(stderr=True)
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-
-@contextmanager
-def _errors(as_json: bool) -> Iterator[None]:
-    """Turn an error that a user can act on into one message and exit code 1."""
-    try:
-        yield
-    except UnderstudyError as error:
-        if as_json:
-            print(json.dumps({"error": error.to_dict()}))
-        else:
-            for line in str(error).splitlines():
-                _err.print(line, style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+app.add_typer(store_app, name="store")
+app.add_typer(events_app, name="events")
+app.add_typer(outcomes_app, name="outcomes")
 
 
 @app.command()
@@ -82,11 +70,11 @@ def validate(
         )
     elif problems:
         for problem in problems:
-            _err.print(problem["message"], style="red", markup=False, soft_wrap=True)
+            err.print(problem["message"], style="red", markup=False, soft_wrap=True)
     else:
-        _out.print(f"{len(chosen)} experiment file{'' if len(chosen) == 1 else 's'} valid.")
+        out.print(f"{len(chosen)} experiment file{'' if len(chosen) == 1 else 's'} valid.")
     if not chosen:
-        _err.print(
+        err.print(
             f"No experiment files in {settings.experiments}. Add one, or set UNDERSTUDY_EXPERIMENTS.",
             style="red",
         )
@@ -111,7 +99,7 @@ def status(
     from understudy.lifecycle.session import session
     from understudy.lifecycle.status import status as read_status
 
-    with _errors(as_json):
+    with errors(as_json):
         found = read_status(session(), model)
         if model is not None and not found:
             known = ", ".join(item["model"] for item in read_status(session())) or "none"
@@ -120,9 +108,9 @@ def status(
         print(json.dumps({"models": found}))
         return
     if not found:
-        _out.print("No model is known yet. Start a run: the first one adopts the model's champion.")
+        out.print("No model is known yet. Start a run: the first one adopts the model's champion.")
     for item in found:
-        _out.print(_status_table(item))
+        out.print(_status_table(item))
 
 
 @app.command()
@@ -136,9 +124,10 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """Take a model back to its previous version, with or without Airflow."""
+    from understudy import telemetry
     from understudy.rollback import execute
 
-    with _errors(as_json):
+    with errors(as_json), telemetry.within(os.environ.get("TRACEPARENT")):
         result = execute(
             model,
             reason,
@@ -151,7 +140,7 @@ def rollback(
         print(json.dumps(result))
         return
     verb = "would be" if dry_run else "is"
-    _out.print(
+    out.print(
         f"Version {result['target']} of {model} {verb} champion (before: {result['current']}). {result['why']}"
     )
 
@@ -164,7 +153,7 @@ def plan(
     """Say how many events and how long each stage takes, from the champion's own past; nothing is simulated."""
     from understudy.lifecycle.plan import plan as run
 
-    with _errors(as_json):
+    with errors(as_json):
         found = run(experiment)
     if as_json:
         print(json.dumps(found))
@@ -174,15 +163,15 @@ def plan(
     for stage in found["stages"]:
         table.add_row(
             str(stage["stage"]),
-            f"{stage['percent']:g} %",
+            f"{stage['percent']:g} % of {', '.join(stage['ring']) or 'units'}",
             "-" if stage["events"] is None else f"{stage['events']:,}",
             "never" if stage["seconds"] is None else f"{stage['seconds']:,.0f} s",
             f"{stage['timeout']:,.0f} s{'' if stage['in_time'] else ' (too short)'}",
             "-" if stage["detectable"] is None else f"{stage['detectable']:.3g}",
         )
-    _out.print(table)
+    out.print(table)
     sources = "; ".join(f"{name}: {source}" for name, source in found["history"].items())
-    _out.print(f"From {sources}.", markup=False)
+    out.print(f"From {sources}.", markup=False)
 
 
 @app.command()
@@ -198,20 +187,20 @@ def rehearse(
     from understudy.lifecycle.rehearse import refusal
     from understudy.lifecycle.rehearse import rehearse as run
 
-    with _errors(as_json), _progress(as_json) as report:
+    with errors(as_json), progress(as_json) as report:
         found = run(experiment, replicates, report, refresh=refresh)
     why = refusal(found)
     if as_json:
         print(json.dumps(found))
     else:
-        _out.print(_rehearsal_table(found))
+        out.print(_rehearsal_table(found))
         for ceiling in found["ceilings"]:
             mark, style = ("met   ", "green") if ceiling["met"] else ("MISSED", "red")
-            _out.print(f"{mark} {ceiling['sentence']}", style=style, markup=False)
+            out.print(f"{mark} {ceiling['sentence']}", style=style, markup=False)
         if not found["ceilings"]:
-            _out.print("The spec declares no ceilings under `risk`, so nothing is refused.")
+            out.print("The spec declares no ceilings under `risk`, so nothing is refused.")
         if why and found.get("fix"):
-            _err.print(found["fix"]["sentence"], style="red", markup=False, soft_wrap=True)
+            err.print(found["fix"]["sentence"], style="red", markup=False, soft_wrap=True)
     if why:
         raise typer.Exit(1)
 
@@ -224,7 +213,7 @@ def reproduce(
     """Make every verdict of a run again from the stored moments, and name those that come out differently."""
     from understudy.lifecycle.reproduce import reproduce as run
 
-    with _errors(as_json), _progress(as_json) as report:
+    with errors(as_json), progress(as_json) as report:
         found = run(run_id, lambda done, of: report(done / of, f"{done} of {of} verdicts"))
     different = [item for item in found["verdicts"] if item["differences"]]
     if as_json:
@@ -235,13 +224,13 @@ def reproduce(
                 f"{part['path']}: recorded {part['recorded']}, now {part['again']}"
                 for part in item["differences"][:5]
             )
-            _err.print(f"{item['step']} (verdict {item['number']}): {shown}", style="red", markup=False)
+            err.print(f"{item['step']} (verdict {item['number']}): {shown}", style="red", markup=False)
         if not found["spec_unchanged"]:
-            _err.print("The stored spec is not the one that was frozen: its digest differs.", style="red")
+            err.print("The stored spec is not the one that was frozen: its digest differs.", style="red")
         if not found["same_code"]:
-            _out.print("Note: other code decided then than is installed now.")
+            out.print("Note: other code decided then than is installed now.")
         moments = sum(item["how"] == "moments" for item in found["verdicts"])
-        _out.print(
+        out.print(
             f"{len(found['verdicts']) - len(different)} of {len(found['verdicts'])} verdicts come out the same, {moments} of "
             "them decided again from stored moments."
         )
@@ -249,47 +238,22 @@ def reproduce(
         raise typer.Exit(1)
 
 
-@ledger_app.command("verify")
-def ledger_verify(as_json: AsJson = False) -> None:
-    """Walk the whole chain and name the first entry that was altered, removed or put in."""
-    from understudy.lifecycle.session import session
-    from understudy.store import ledger
-
-    with _errors(as_json), session().store.read() as connection:
-        broken = ledger.verify(connection)
-        count = len(ledger.entries(connection))
-    if as_json:
-        print(json.dumps({"entries": count, "first_broken": broken}))
-    elif broken is None:
-        _out.print(f"{count} entries, chain unbroken.")
-    else:
-        _err.print(
-            f"Entry {broken} of {count} does not fit the chain: it or the one before it was altered.",
-            style="red",
-        )
-    if broken is not None:
-        raise typer.Exit(1)
-
-
-@ledger_app.command("show")
-def ledger_show(
-    model: Annotated[str | None, typer.Argument(help="Only this model.")] = None, as_json: AsJson = False
+@app.command()
+def trace(
+    wanted: Annotated[str, typer.Argument(metavar="ID", help="Of a request, an event, a trace or a run.")],
+    as_json: AsJson = False,
 ) -> None:
-    """Print the entries in order."""
+    """Follow one id: the request, its events, the run, its ledger entries, and where Airflow and MLflow show it."""
     from understudy.lifecycle.session import session
-    from understudy.store import ledger
+    from understudy.lifecycle.trail import follow, sentences
 
-    with _errors(as_json), session().store.read() as connection:
-        entries = ledger.entries(connection, model=model)
+    with errors(as_json):
+        found = follow(session(), wanted)
     if as_json:
-        print(json.dumps([entry.__dict__ for entry in entries]))
+        print(json.dumps(found))
         return
-    table = Table("seq", "actor", "action", "model", "run", "reason")
-    for entry in entries:
-        table.add_row(
-            str(entry.seq), entry.actor, entry.action, entry.model or "", entry.run_id or "", entry.reason
-        )
-    _out.print(table)
+    for sentence in sentences(found):
+        out.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -303,24 +267,13 @@ def doctor(as_json: AsJson = False) -> None:
     else:
         for finding in findings:
             style = "green" if finding.healthy else "red"
-            _out.print(
+            out.print(
                 f"{'ok ' if finding.healthy else 'BAD'} {finding.what}: {finding.detail}",
                 style=style,
                 markup=False,
             )
     if not all(finding.healthy for finding in findings):
         raise typer.Exit(1)
-
-
-@contextmanager
-def _progress(as_json: bool) -> Iterator[Callable[[float, str], None]]:
-    """Show a bar for long work on a terminal; JSON stays clean."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=_err, transient=True, disable=as_json) as bar:
-        task = bar.add_task("", total=1.0)
-        yield lambda done, what: bar.update(task, completed=done, description=what)
 
 
 def _rehearsal_table(found: dict[str, Any]) -> Table:
@@ -345,13 +298,15 @@ class _NoSuchModel(UnderstudyError):
 
 
 def _status_table(item: dict[str, Any]) -> Table:
+    from understudy.exposure import reach
+
     title = f"{item['model']}: champion {item['champion']}"
     table = Table(title=title, show_header=False, title_justify="left", min_width=80)
-    lease = f"{item['lease_seconds_left']:g} s left" if item["percent"] else "none"
-    table.add_row(
-        "exposure",
-        f"{item['percent']:g} % on version {item['challenger']}, lease {lease}" if item["percent"] else "0 %",
-    )
+    exposed = "nobody"
+    if item["percent"] or item["rings"]:
+        whom = reach(item["percent"], item["rings"].items())
+        exposed = f"{whom} on version {item['challenger']}, lease {item['lease_seconds_left']:g} s left"
+    table.add_row("exposure", exposed)
     if item["contained"]:
         table.add_row("sent back alone", ", ".join(item["contained"]))
     table.add_row(

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from understudy import gateways
-from understudy.errors import NoSuchExperiment, UnderstudyError
+from understudy.errors import LedgerBroken, NoSuchExperiment, UnderstudyError
 from understudy.lifecycle.session import session
+from understudy.record import signing
 from understudy.registry import CHAMPION
 from understudy.settings import Settings
 from understudy.spec import load_all
-from understudy.store import exposures, ledger
+from understudy.store import exposures, heads, ledger
 
 __all__ = ["Finding", "examine"]
 
@@ -36,6 +37,7 @@ def examine() -> list[Finding]:
         ("flag document", _publish),
         *[(f"gateway {url}", _gateway(url)) for url in settings.gateway_urls],
         ("pseudonym key", lambda: f"{len(settings.pseudonym_key)} characters"),
+        ("signing key", lambda: _signing_key(settings)),
     ]
     return [_finding(what, look) for what, look in looks]
 
@@ -65,13 +67,22 @@ def _store() -> str:
 
 
 def _ledger() -> str:
-    with session().store.read() as connection:
-        broken = ledger.verify(connection)
-    if broken is not None:
-        raise UnderstudyError(
-            f"Entry {broken} does not fit the chain. Restore the store from its backup and compare."
-        )
-    return "chain unbroken"
+    doors = session()
+    with doors.store.read() as connection:
+        kept = list(heads.kept_here(connection, doors.settings.ledger_head_path))
+        found = ledger.examine(connection, kept)
+    if found.broken is not None:
+        raise LedgerBroken(f"{found.broken.sentence} Restore the store from its backup and compare.")
+    return f"{found.entries} entries, chain unbroken"
+
+
+def _signing_key(settings: Settings) -> str:
+    key = signing.private_key(settings.signing_key)
+    return (
+        "none, so certificates are unsigned"
+        if key is None
+        else f"public key {signing.shown(key.public_key())}"
+    )
 
 
 def _registry(settings: Settings) -> str:

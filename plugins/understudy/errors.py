@@ -6,24 +6,35 @@ reading the code. The classes carry no behaviour beyond that.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 __all__ = [
     "ArtifactUnloadable",
+    "BackupInvalid",
     "BadParameter",
+    "BadUpstream",
     "ConcurrentRun",
     "DataMissing",
+    "EventsBusy",
+    "EventsUnreadable",
+    "FilesChanged",
     "FlagDocumentError",
     "GatewayMismatch",
+    "LedgerBroken",
     "NoPreviousVersion",
     "NoSuchExperiment",
+    "NoSuchId",
     "NoSuchRun",
     "NoSuchVersion",
+    "OutcomesInvalid",
+    "RecordUnreadable",
     "SettingMissing",
     "SpecInvalid",
     "StaleGeneration",
     "StepNotPassed",
     "StoreError",
+    "StoreNotEmpty",
     "SuiteInvalid",
     "UnderstudyError",
     "Unreachable",
@@ -82,6 +93,12 @@ class NoSuchRun(UnderstudyError):
     code = "NO_SUCH_RUN"
 
 
+class NoSuchId(UnderstudyError):
+    """Nothing bears this id: no request, event, trace or run."""
+
+    code = "NO_SUCH_ID"
+
+
 class NoSuchVersion(UnderstudyError):
     """The registry has no such version or alias."""
 
@@ -98,6 +115,18 @@ class ArtifactUnloadable(UnderstudyError):
     """The version's files cannot be loaded as a model."""
 
     code = "ARTIFACT_UNLOADABLE"
+
+
+class FilesChanged(UnderstudyError):
+    """The files of a registered version are not those that were recorded for it, so nothing of them may run."""
+
+    code = "FILES_CHANGED"
+
+
+class BadUpstream(UnderstudyError):
+    """A version is to be served by a server of its own, but its address or the token for it cannot be used."""
+
+    code = "BAD_UPSTREAM"
 
 
 class ConcurrentRun(UnderstudyError):
@@ -130,6 +159,33 @@ class DataMissing(UnderstudyError):
     code = "DATA_MISSING"
 
 
+class EventsBusy(UnderstudyError):
+    """Another process is compacting, importing or removing events of the model."""
+
+    code = "EVENTS_BUSY"
+
+
+class EventsUnreadable(UnderstudyError):
+    """A part of the event log that must be there cannot be read."""
+
+    code = "EVENTS_UNREADABLE"
+
+
+class OutcomesInvalid(UnderstudyError):
+    """A file or table of outcomes breaks a rule, and nothing of it was imported.
+
+    Args:
+        message: What is wrong.
+        problems: The first rows that break a rule: their place, the column and the rule; never a value.
+    """
+
+    code = "OUTCOMES_INVALID"
+
+    def __init__(self, message: str, problems: Sequence[dict[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+
 class Unreachable(UnderstudyError):
     """A server does not answer. The only kind of error that is worth another try."""
 
@@ -152,6 +208,30 @@ class StoreError(UnderstudyError):
     """The store is missing, read-only or of another schema version."""
 
     code = "STORE"
+
+
+class LedgerBroken(UnderstudyError):
+    """An entry of the ledger was altered, is missing or is out of place, or the end of it was cut off."""
+
+    code = "LEDGER_BROKEN"
+
+
+class RecordUnreadable(UnderstudyError):
+    """A file with a part of the record is none, or was altered so that it cannot be read."""
+
+    code = "RECORD_UNREADABLE"
+
+
+class BackupInvalid(UnderstudyError):
+    """A backup is torn, altered or of a newer version, so nothing of it may be put back."""
+
+    code = "BACKUP_INVALID"
+
+
+class StoreNotEmpty(UnderstudyError):
+    """A backup may only be put back into an empty store, and this one holds something."""
+
+    code = "STORE_NOT_EMPTY"
 
 
 class StepNotPassed(UnderstudyError):

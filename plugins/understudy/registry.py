@@ -13,10 +13,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from understudy.errors import ArtifactUnloadable, NoSuchVersion, Unreachable, VersionIncompatible
+from understudy.errors import (
+    ArtifactUnloadable,
+    FilesChanged,
+    NoSuchVersion,
+    Unreachable,
+    VersionIncompatible,
+)
 from understudy.settings import Settings
 
-__all__ = ["CHALLENGER", "CHAMPION", "ModelFacts", "Registry", "Version", "reaching_mlflow"]
+__all__ = [
+    "CHALLENGER",
+    "CHAMPION",
+    "DIGEST_TAG",
+    "ModelFacts",
+    "Registry",
+    "Version",
+    "files_digest",
+    "reaching_mlflow",
+    "refuse_changed",
+]
 
 CHAMPION = "champion"
 """Alias of the version in production."""
@@ -24,7 +40,11 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 """Alias of the version under test."""
 
+DIGEST_TAG = "understudy.digest"
+"""Tag of a version that holds the digest of its files, as `files_digest` has it, from when a run was first admitted."""
+
 _STAGING, _PRODUCTION, _ARCHIVED = "Staging", "Production", "Archived"
+_TAGGED = f"the registry's tag {DIGEST_TAG}"
 _T = TypeVar("_T")
 
 
@@ -169,6 +189,7 @@ class Registry:
 
         Raises:
             ArtifactUnloadable: The files cannot be had.
+            FilesChanged: They are not those that were recorded.
             VersionIncompatible: There is no signature.
         """
         from mlflow.models import Model
@@ -180,27 +201,43 @@ class Registry:
                 f"Version {version} of {model} has no signature, so nobody can tell what it needs and answers. Log it "
                 "again with `signature=infer_signature(inputs, outputs)` and register that."
             )
-        files = {
-            str(path.relative_to(local)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(Path(local).rglob("*"))
-            if path.is_file() and path.name != "registered_model_meta"
-        }
+        digest, files = files_digest(Path(local))
         inputs = {str(column.name): str(column.type) for column in signature.inputs.inputs}
         return ModelFacts(
             inputs=inputs,
             required=tuple(str(column.name) for column in signature.inputs.inputs if column.required),
             outputs=tuple(str(column.type) for column in signature.outputs.inputs),
-            digest=hashlib.sha256(
-                "".join(f"{name}\0{sha}\n" for name, sha in files.items()).encode()
-            ).hexdigest(),
+            digest=digest,
             files=files,
         )
+
+    def record_digest(self, model: str, version: str, digest: str) -> None:
+        """Record what a version's files hash to; from now on files that do not are refused, here and by every gateway.
+
+        Raises:
+            FilesChanged: Something else is recorded already.
+        """
+        recorded = self._recorded_digest(model, version)
+        refuse_changed(model, version, digest, recorded, _TAGGED)
+        if recorded is None:
+            self._call(lambda: self.client.set_model_version_tag(model, version, DIGEST_TAG, digest))
+
+    def verify(self, model: str, version: str) -> None:
+        """Download a version's files and hold them against what was recorded for them.
+
+        Raises:
+            ArtifactUnloadable: The files cannot be had.
+            FilesChanged: They are not those that were recorded.
+        """
+        with tempfile.TemporaryDirectory(prefix="understudy-model-") as folder:
+            self._files(lambda: self._download(model, version, folder), model, version)
 
     def load(self, model: str, version: str) -> Any:
         """Load a version as a pyfunc model.
 
         Raises:
             ArtifactUnloadable: It cannot be loaded.
+            FilesChanged: Its files are not those that were recorded.
         """
         import mlflow
 
@@ -220,7 +257,14 @@ class Registry:
         from mlflow.artifacts import download_artifacts
 
         source = f"models:/{model}/{version}"
-        return str(download_artifacts(source, dst_path=folder, tracking_uri=self.uri, registry_uri=self.uri))
+        path = str(download_artifacts(source, dst_path=folder, tracking_uri=self.uri, registry_uri=self.uri))
+        recorded = self._recorded_digest(model, version)
+        if recorded is not None:
+            refuse_changed(model, version, files_digest(Path(path))[0], recorded, _TAGGED)
+        return path
+
+    def _recorded_digest(self, model: str, version: str) -> str | None:
+        return self.version(model, version).tags.get(DIGEST_TAG)
 
     def _model(self, model: str) -> Any:
         from mlflow.exceptions import MlflowException
@@ -237,7 +281,7 @@ class Registry:
         self.version(model, version)
         try:
             return reaching_mlflow(action, self.uri)
-        except Unreachable:
+        except (Unreachable, FilesChanged):
             raise
         except Exception as error:
             raise ArtifactUnloadable(
@@ -247,6 +291,44 @@ class Registry:
 
     def _call(self, action: Callable[[], _T]) -> _T:
         return reaching_mlflow(action, self.uri)
+
+
+def files_digest(folder: Path) -> tuple[str, dict[str, str]]:
+    """Return the digest of a version's downloaded files, and that of each file by its path.
+
+    Args:
+        folder: Where they lie. What MLflow itself adds on download is left out.
+
+    Returns:
+        SHA-256 over every path and content in the order of the paths, and SHA-256 of each content; both in hex digits.
+    """
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != "registered_model_meta":
+            with path.open("rb") as stream:
+                files[str(path.relative_to(folder))] = hashlib.file_digest(stream, "sha256").hexdigest()
+    whole = "".join(f"{name}\0{sha}\n" for name, sha in files.items())
+    return hashlib.sha256(whole.encode()).hexdigest(), files
+
+
+def refuse_changed(model: str, version: str, digest: str, expected: str | None, source: str) -> None:
+    """Refuse a version whose files are not those that are expected; where nothing is expected, nothing is refused.
+
+    Args:
+        model: The model.
+        version: The version.
+        digest: What its files hash to.
+        expected: What they must hash to, if that is known.
+        source: Who knows that, for the message.
+
+    Raises:
+        FilesChanged: They hash to something else.
+    """
+    if expected not in (None, digest):
+        raise FilesChanged(
+            f"The files of {model} version {version} hash to {digest[:12]}, but {source} has {str(expected)[:12]}. Files of a "
+            "registered version must not change: put them back, or log the model again and register it as a new version."
+        )
 
 
 def reaching_mlflow(action: Callable[[], _T], uri: str) -> _T:

@@ -60,9 +60,47 @@ class Settings:
         return self.home / "flags.json"
 
     @property
+    def ledger_head_path(self) -> Path:
+        """The newest entry of the ledger as it was when the flag document was last published."""
+        return self.home / "ledger-head.json"
+
+    @property
     def events_dir(self) -> Path:
         """Root of the event log; one folder per model."""
         return self.home / "events"
+
+    def partitions_url(self, model: str) -> str:
+        """Return where the compacted events of a model go, as a URL that fsspec opens; empty for the event log itself.
+
+        The environment variable ``UNDERSTUDY_EVENTS`` names the place for all models, by path or by URL.
+        """
+        place = os.environ.get("UNDERSTUDY_EVENTS", "").rstrip("/")
+        if place and "://" not in place:
+            place = f"file://{Path(place).resolve()}"
+        return f"{place}/{model}" if place else ""
+
+    def retention_days(self, model: str) -> float | None:
+        """Return after how many days events of a model are removed; None keeps them.
+
+        ``UNDERSTUDY_RETENTION_DAYS`` is a number for all models, ``model=number`` for one, or several of these with commas.
+
+        Raises:
+            SettingMissing: It cannot be read.
+        """
+        text = os.environ.get("UNDERSTUDY_RETENTION_DAYS", "")
+        found: dict[str, float] = {}
+        for part in filter(None, (part.strip() for part in text.split(","))):
+            name, _, days = part.rpartition("=")
+            try:
+                found[name.strip()] = float(days)
+            except ValueError:
+                found[name.strip()] = -1.0
+        if any(not 0 < days < float("inf") for days in found.values()):
+            raise SettingMissing(
+                f"UNDERSTUDY_RETENTION_DAYS is {text!r}; it must be a number of days above zero, and may name models: "
+                "90, flight-delay=30. Leave it empty to keep every event."
+            )
+        return found.get(model, found.get(""))
 
     @property
     def mlflow_uri(self) -> str:
@@ -99,3 +137,13 @@ class Settings:
                 "Set it to a long random secret, the same for every gateway; changing it starts new pseudonyms."
             )
         return key.encode()
+
+    @property
+    def signing_key(self) -> str:
+        """Return the private key that certificates are signed with, as text; empty where they stay unsigned."""
+        return os.environ.get("UNDERSTUDY_SIGNING_KEY", "")
+
+    @property
+    def upstream_token(self) -> str:
+        """Return the bearer token that upstream servers ask for; empty where they ask for none."""
+        return os.environ.get("UNDERSTUDY_UPSTREAM_TOKEN", "").strip()

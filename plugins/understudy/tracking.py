@@ -13,7 +13,10 @@ from understudy.registry import Registry, reaching_mlflow
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["StepRecord", "Tracking"]
+__all__ = ["LEDGER_HEAD", "StepRecord", "Tracking"]
+
+LEDGER_HEAD = "understudy.ledger_head"
+"""The tag by which MLflow remembers the newest entry of the ledger, at every step of a run."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,31 @@ class Tracking:
             self.client.set_terminated(run_id, status)
 
         reaching_mlflow(write, self.uri)
+
+    def ledger_heads(self) -> list[tuple[str, str, float]]:
+        """Return the heads of the ledger that MLflow remembers: run of the passage, the head as text, and Unix seconds."""
+
+        def search() -> list[tuple[str, str, float]]:
+            experiments = [item.experiment_id for item in self.client.search_experiments()]
+            found, token = [], None
+            while experiments:
+                page = self.client.search_runs(
+                    experiments, f"tags.`{LEDGER_HEAD}` LIKE '%:%'", max_results=1000, page_token=token
+                )
+                found += [
+                    (
+                        run.data.tags.get("mlflow.parentRunId", ""),
+                        run.data.tags[LEDGER_HEAD],
+                        run.info.start_time / 1000,
+                    )
+                    for run in page
+                ]
+                token = page.token
+                if not token:
+                    break
+            return found
+
+        return reaching_mlflow(search, self.uri)
 
     def url(self, run_id: str) -> str:
         """Return the address of a run's page."""

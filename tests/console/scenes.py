@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from tests import declared
+from understudy.spec import Stage, reach_of
 from understudy.store import Store, exposures, ledger, records, runs
 from understudy.verdicts import Outcome, Verdict
 
@@ -24,12 +27,17 @@ def adopt(store: Store, model: str, champion: str = "1") -> None:
 
 
 def prepare(
-    store: Store, model: str, *, actor: str = "ana", reason: str = "Weather features are in."
+    store: Store,
+    model: str,
+    *,
+    actor: str = "ana",
+    reason: str = "Weather features are in.",
+    ladder: Sequence[Mapping[str, object]] = LADDER,
 ) -> runs.Run:
     """Start a run of version 2 whose checks all passed; nobody is exposed."""
     adopt(store, model)
     name = model.replace("-", "_")
-    spec = declared.experiment(stages=LADDER, lease="45s").frozen() | {"model": model, "name": name}
+    spec = declared.experiment(stages=list(ladder), lease="45s").frozen() | {"model": model, "name": name}
     with store.write() as connection:
         at = store.clock()
         run = runs.create(
@@ -52,13 +60,14 @@ def prepare(
 
 def expose(store: Store, run: runs.Run, stage: int, *, lease: float = 45) -> None:
     """Take a prepared run up to a stage, every stage before it passed, two looks at this one."""
+    stages = [Stage.model_validate(stage) for stage in run.spec["stages"]]
     with store.write() as connection:
         at = store.clock()
         for number in range(1, stage + 1):
-            percent = LADDER[number - 1]["percent"]
-            exposures.raise_to(connection, run.run_id, number, float(str(percent)), lease, at=at)
+            percent, rings = reach_of(stages, number)
+            exposures.raise_to(connection, run.run_id, number, percent, lease, rings=rings.items(), at=at)
             if number < stage:
-                passed = Verdict(Outcome.PASS, "ok", f"No metric is harmed at {percent} % of units.")
+                passed = Verdict(Outcome.PASS, "ok", f"No metric is harmed at {percent:g} % of units.")
                 look(store, run, number, passed, "ADVANCE", connection=connection)
         waiting = (
             "brier is +0.0021 (-0.0040 to +0.0082): the data does not decide yet; 143 of 200 units are in."

@@ -12,13 +12,13 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, FrameLocator, Locator, Page, expect, sync_playwright
 
 from tests.console import scenes
+from understudy.processes.ports import HeldPort
+from understudy.processes.process import Process
 from understudy.settings import Settings
 from understudy.stack.airflow_stack import airflow_settings
 from understudy.stack.credentials import Credentials
 from understudy.stack.environment import base_environment
 from understudy.stack.local_http import answers
-from understudy.stack.ports import HeldPort
-from understudy.stack.process import Process
 from understudy.store import Store, exposures
 
 pytestmark = [pytest.mark.airflow, pytest.mark.browser, pytest.mark.stack]

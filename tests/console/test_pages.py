@@ -56,6 +56,34 @@ def test_an_exposed_run_shows_share_stage_lease_verdicts_and_ledger(viewer: Test
     assert "Weather features are in." in page
 
 
+RINGED = [scenes.LADDER[3] | {"ring": ["origin=JFK"]}, *scenes.LADDER]
+
+
+def test_a_ring_is_named_wherever_the_page_says_who_sees_the_challenger(
+    viewer: TestClient, store: Store
+) -> None:
+    scenes.adopt(store, "churn")
+    run = scenes.prepare(store, "flight-delay", ladder=RINGED)
+    scenes.expose(store, run, 1)
+    page = _page(viewer)
+    assert "Version 2 answers 50 % of origin=JFK and nobody else." in page
+    assert re.search(r'class="badge live">[^<]* 50 % of origin=JFK ?<', page), page[page.find("badge") :][
+        :200
+    ]
+    assert 'aria-current="step"><span>50 % <span class="quiet small">of origin=JFK</span>' in page
+    assert "outside of origin=JFK" in page
+
+
+def test_beside_everybody_else_a_ring_keeps_its_own_share_on_the_page(
+    viewer: TestClient, store: Store
+) -> None:
+    run = scenes.prepare(store, "flight-delay", ladder=RINGED)
+    scenes.expose(store, run, 2)
+    page = _page(viewer)
+    assert "Version 2 answers 1 % of units, 50 % of origin=JFK." in page
+    assert "outside of origin=JFK" in page
+
+
 def test_links_lead_to_airflow_mlflow_and_the_report_without_asking_any_of_them(
     viewer: TestClient, store: Store
 ) -> None:

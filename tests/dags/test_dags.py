@@ -38,7 +38,8 @@ def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One process parses everything that these tests look at; importing Airflow takes longer than all of them."""
     good = tmp_path_factory.mktemp("good")
     (good / "first.yaml").write_text(GOOD.format(name="first", model="flights", schedule="'0 6 * * 1'"))
-    (good / "second.yaml").write_text(GOOD.format(name="second", model="flights", schedule="null"))
+    untried = GOOD.format(name="second", model="flights", schedule="null")
+    (good / "second.yaml").write_text(untried + "trial: {critical_path: null, spike: null}\n")
     mixed = tmp_path_factory.mktemp("mixed")
     (mixed / "first.yaml").write_text((good / "first.yaml").read_text())
     (mixed / "typo.yaml").write_text(
@@ -74,6 +75,7 @@ def test_every_experiment_file_adds_a_dag_beside_the_fixed_ones(parsed: dict[str
     assert set(parsed["good"]["dags"]) == {
         "experiment__first",
         "experiment__second",
+        "event_log",
         "registry_intake",
         "registry_start",
         "rollback",
@@ -112,6 +114,7 @@ def test_parsing_leaves_the_lifecycle_and_the_store_alone(parsed: dict[str, Any]
 def test_a_broken_file_hides_no_other_experiment(parsed: dict[str, Any]) -> None:
     assert set(parsed["mixed"]["dags"]) == {
         "experiment__first",
+        "event_log",
         "registry_intake",
         "registry_start",
         "rollback",
@@ -133,6 +136,7 @@ def test_a_broken_file_is_an_import_error_with_line_and_fix_on_a_file_without_da
 def test_a_task_process_builds_only_the_dag_being_run(parsed: dict[str, Any]) -> None:
     assert set(parsed["task of first"]["dags"]) == {
         "experiment__first",
+        "event_log",
         "registry_intake",
         "registry_start",
         "rollback",
@@ -154,6 +158,8 @@ def test_the_steps_follow_the_lifecycle_in_one_line(parsed: dict[str, Any]) -> N
         "check_data",
         "evaluate",
         "shadow",
+        "critical_path",
+        "spike",
         "stage_1.raise_exposure",
         "stage_1.guard",
         "stage_2.raise_exposure",
@@ -188,7 +194,13 @@ def test_roll_back_and_report_run_whatever_happened_and_cannot_turn_a_run_green(
 def test_the_heavy_steps_go_to_the_evaluation_queue(parsed: dict[str, Any]) -> None:
     tasks = tasks_of(parsed["good"]["dags"]["experiment__first"])
     heavy = {name for name, task in tasks.items() if task.get("queue") == "evaluation"}
-    assert heavy == {"preregister", "evaluate", "shadow", "compare"}
+    assert heavy == {"preregister", "evaluate", "shadow", "critical_path", "spike", "compare"}
+
+
+def test_a_spec_that_leaves_its_trial_out_gets_no_task_for_it(parsed: dict[str, Any]) -> None:
+    tasks = tasks_of(parsed["good"]["dags"]["experiment__second"])
+    assert {"critical_path", "spike"}.isdisjoint(tasks)
+    assert tasks["shadow"]["downstream_task_ids"] == ["stage_1.raise_exposure"]
 
 
 def test_the_spec_gives_schedule_owner_tags_and_page(parsed: dict[str, Any]) -> None:
@@ -225,3 +237,11 @@ def test_the_registry_door_is_watched_and_partitioned(parsed: dict[str, Any]) ->
     assert tasks_of(intake)["announce"]["downstream_task_ids"] == ["accept"], (
         "accepted only after it was announced"
     )
+
+
+def test_the_event_log_is_kept_by_the_clock_without_anybody_switching_it_on(parsed: dict[str, Any]) -> None:
+    dag = parsed["good"]["dags"]["event_log"]
+    assert dag["timetable"]["__var"]["delta"] == 1800.0
+    assert (dag["is_paused_upon_creation"], dag["catchup"], dag["max_active_runs"]) == (False, False, 1)
+    (task,) = tasks_of(dag).values()
+    assert task["queue"] == "evaluation"

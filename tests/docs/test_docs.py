@@ -13,12 +13,13 @@ import pytest
 import yaml
 
 from tests import declared
+from understudy.lifecycle.critical_path import read_cases
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
 COMMAND = re.compile(r"^\$ (.+)$", re.MULTILINE)
-# These look at running servers; without any they must say so with exit code 1, never with a traceback.
-NEEDS_SERVERS = {"understudy doctor"}
+# These look at running servers or at what was served; without any they must say so with exit code 1, never with a traceback.
+NEEDS_SERVERS = {"understudy doctor", "understudy trace 7c1e0d5a4b7f4f0e9a1f6f0c2d9b8e11"}
 
 
 def console_commands() -> list[tuple[str, str]]:
@@ -81,6 +82,24 @@ def shown_metrics() -> list[str]:
     return [block for found in blocks for block in found]
 
 
+def shown_fields() -> list[str]:
+    """Return what the page on rings and trials shows of a spec."""
+    page = (ROOT / "docs" / "how-to" / "rings-and-trials.md").read_text()
+    return re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+
+
+@pytest.mark.parametrize("block", shown_fields())
+def test_rings_and_trials_that_are_shown_can_be_declared(block: str) -> None:
+    declared.experiment(**yaml.safe_load(block))
+
+
+def test_the_cases_that_are_shown_are_cases(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "how-to" / "rings-and-trials.md").read_text()
+    (lines,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "path.jsonl").write_text(lines)
+    assert len(read_cases(tmp_path, "path.jsonl").cases) == 2
+
+
 def test_metrics_are_shown_somewhere() -> None:
     assert shown_metrics()
 
@@ -88,3 +107,16 @@ def test_metrics_are_shown_somewhere() -> None:
 @pytest.mark.parametrize("block", shown_metrics())
 def test_metrics_that_are_shown_are_metrics_that_can_be_declared(block: str) -> None:
     declared.experiment(**yaml.safe_load(block))
+
+
+def test_the_rules_and_expressions_that_are_shown_name_metrics_that_exist() -> None:
+    from understudy.gateway.metrics import METRICS
+
+    page = (ROOT / "docs" / "how-to" / "follow-one-request.md").read_text()
+    (rules,) = re.findall(r"```yaml\n(groups:.*?)```", page, re.DOTALL)
+    assert all(
+        {"alert", "expr", "annotations"} <= set(rule) for rule in yaml.safe_load(rules)["groups"][0]["rules"]
+    )
+    known = {metric.name for metric in METRICS} | {"understudy_challenger_process_resident_memory_bytes"}
+    for name in set(re.findall(r"understudy_[a-z_]+", page)):
+        assert name.removesuffix("_bucket") in known, name

@@ -12,8 +12,9 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from examples.flights.feeds import FAULT_FROM, LIVE_COLUMNS
-from examples.flights.flights import LABEL, REQUEST, FlightDataError, Flights
+from examples.flights.flights import CRITICAL_PATH, LABEL, REQUEST, FlightDataError, Flights
 from examples.flights.train import MODEL, RECIPES, TRUSTED_TYPES, train_version
+from understudy.lifecycle.critical_path import read_cases
 
 
 @dataclass(frozen=True)
@@ -143,3 +144,19 @@ def test_an_unknown_recipe_and_a_missing_server_are_named(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(FlightDataError, match="MLFLOW_TRACKING_URI is not set"):
         train_version(1, flights)
+
+
+def test_both_challengers_meet_the_critical_path(trained: Trained) -> None:
+    cases = read_cases(trained.flights.folder, f"flights/{CRITICAL_PATH}").cases
+    assert sum(case.refused for case in cases) == 2
+    for n in (2, 3):
+        for case in cases:
+            row = pd.DataFrame([case.row]).reindex(columns=RECIPES[n].columns)
+            if case.refused:
+                assert pd.to_numeric(row["minute_of_day"], errors="coerce").isna().all(), case.name
+                continue
+            numbers = row.astype({name: "float64" for name in row if name != "minute_of_day"})
+            chance = float(trained.models[n].predict(numbers)[0, 1])
+            assert case.low is not None
+            assert case.high is not None
+            assert case.low <= chance <= case.high, (n, case.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import psutil
 import pytest
 
 from tests.live.buses import Traffic
+from tests.logged import logged_events
 from tests.servers import wait_until
 from understudy.exposure import Exposure
 from understudy.lifecycle.session import Session
@@ -168,10 +168,7 @@ class Live:
 
     def answered_by_challenger(self, run_id: str) -> list[float]:
         """Return when each request was received that a challenger answered in this run, by the gateway's own log."""
-        folder = self.records.doors.settings.events_dir / self.model / "requests"
-        events = [
-            json.loads(line) for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()
-        ]
+        events = logged_events(self.records.doors.settings.events_dir, self.model)
         return sorted(
             event["received_at"]
             for event in events

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from understudy.orchestration.actor import actor_of, reason_of
+from understudy.orchestration.actor import actor_of, reason_of, traceparent_of
 
 
 def run(user: str | None = None, run_type: str = "manual", run_id: str = "manual__1") -> Any:
@@ -39,3 +39,22 @@ def test_the_actor_is_the_person_if_airflow_knows_one_and_the_door_otherwise(
 )
 def test_a_start_always_has_a_reason(given: str | None, dag_run: Any, reason: str) -> None:
     assert reason_of({"params": {"reason": given}, "dag_run": dag_run}) == reason
+
+
+def test_a_run_continues_the_trace_in_its_configuration_and_otherwise_airflows_if_airflow_sends_spans(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+
+    given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    provider = TracerProvider()
+    with provider.get_tracer("airflow").start_as_current_span("worker.preregister") as worker:
+        place = worker.get_span_context()
+        # Without a provider Airflow hands on an id too, of a trace that nobody collects.
+        assert traceparent_of(SimpleNamespace(conf=None)) is None
+        monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+        airflows = f"00-{place.trace_id:032x}-{place.span_id:016x}-01"
+        assert traceparent_of(SimpleNamespace(conf={})) == airflows
+        assert traceparent_of(SimpleNamespace(conf={"traceparent": given})) == given
+    assert traceparent_of(SimpleNamespace(conf={"traceparent": 7})) is None

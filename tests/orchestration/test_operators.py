@@ -88,7 +88,16 @@ def test_preregister_hands_on_who_asked_for_what_and_why(
             "run_type": "manual",
             "url": "http://airflow/dags/experiment__demo/runs/manual__1",
         },
+        "traceparent": None,
     }
+
+
+def test_preregister_hands_on_the_trace_of_whoever_started_the_run_through_the_api(lifecycle: Any) -> None:
+    place = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    lifecycle.answers["begin"] = PASSED
+    preregister().execute(context({"version": "2", "traceparent": place}))
+    ((_, asked),) = lifecycle.calls
+    assert asked["traceparent"] == place
 
 
 def test_a_misspelt_start_parameter_is_refused_before_anything_is_registered(lifecycle: Any) -> None:

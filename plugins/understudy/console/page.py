@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from understudy.exposure import TOTAL_WEIGHT, weights
+from understudy.exposure import TOTAL_WEIGHT, reach, weights
 
 __all__ = ["Card", "Step", "cards", "duration", "mlflow_address", "utc"]
 
@@ -32,11 +32,13 @@ class Step:
 
     Attributes:
         percent: Share of units.
+        ring: The cohorts whose units it exposes alone; empty where it exposes everyone's.
         mark: ``passed``, ``present``, ``stopped`` or ``ahead``.
         words: The mark for those who do not see the drawing.
     """
 
     percent: float
+    ring: str
     mark: str
     words: str
 
@@ -51,7 +53,7 @@ class Card:
         tone: ``calm``, ``busy``, ``live`` or ``alarm``; the colour.
         headline: What users get right now.
         outlook: What happens if nobody acts.
-        shares: Who answers: label, version, share of units in percent.
+        shares: Who answers outside of rings: label, version, share of units in percent.
         ladder: The rungs; empty without a run.
         stage: Time and rules of the present stage, in words.
         state: The whole state as :func:`understudy.lifecycle.status.status` gives it.
@@ -79,7 +81,12 @@ class Card:
     @property
     def exposed(self) -> bool:
         """Whether any unit sees the challenger now."""
-        return bool(self.state["percent"] > 0)
+        return _exposed_now(self.state)
+
+    @property
+    def exposes(self) -> str:
+        """Whom the challenger answers, in a few words."""
+        return reach(self.state["percent"], self.state["rings"].items())
 
 
 def cards(states: Sequence[Mapping[str, Any]], mlflow: str) -> list[Card]:
@@ -112,7 +119,7 @@ def _card(state: Mapping[str, Any], mlflow: str) -> Card:
 def _label(state: Mapping[str, Any]) -> str:
     if state["lease_lapsed"] and state["state"] in ("exposed", "promoting"):
         return "lease lapsed"
-    if state["state"] == "exposed" and not state["percent"]:
+    if state["state"] == "exposed" and not _exposed_now(state):
         return "exposure ended"
     return _LABELS.get(state["state"], state["state"])
 
@@ -127,14 +134,14 @@ def _sentences(state: Mapping[str, Any]) -> tuple[str, str, str]:
             f"{_everyone(state)} The lease of version {state['challenger']} has lapsed: nobody renewed it in time.",
             "Exposure stays at zero. The guard or the scheduler may be down: look at the Airflow run.",
         )
-    if state["percent"] > 0:
+    if _exposed_now(state):
         return _exposed(state)
     return _unexposed(state)
 
 
 def _rolling_back(state: Mapping[str, Any]) -> tuple[str, str, str]:
     outlook = "Starting the rollback again is safe: it joins the one that is on."
-    if state["percent"] > 0:
+    if _exposed_now(state):
         return "alarm", f"{_seen(state)} A rollback is on and takes it back.", outlook
     restoring = "The rollback is on: registry and gateways are being restored and verified."
     return "alarm", f"{_everyone(state)} {restoring}", outlook
@@ -185,8 +192,14 @@ def _everyone(state: Mapping[str, Any]) -> str:
     return f"Everyone is served by version {state['champion']}."
 
 
+def _exposed_now(state: Mapping[str, Any]) -> bool:
+    return bool(state["percent"] > 0 or state["rings"])
+
+
 def _seen(state: Mapping[str, Any]) -> str:
-    seen = f"Version {state['challenger']} answers {_challenger_share(state['percent']):g} % of units."
+    whom = reach(_challenger_share(state["percent"]), state["rings"].items())
+    alone = "" if state["percent"] > 0 else " and nobody else"
+    seen = f"Version {state['challenger']} answers {whom}{alone}."
     if state["contained"]:
         seen += f" {', '.join(state['contained'])} went back to version {state['champion']} alone, because it was harmed."
     return seen
@@ -211,7 +224,7 @@ def _shares(state: Mapping[str, Any]) -> list[tuple[str, str, float]]:
 def _ladder(state: Mapping[str, Any]) -> list[Step]:
     reached, phase = state["stage"], state["state"]
     steps = []
-    for number, percent in enumerate(state["stages"], 1):
+    for number, (percent, ring) in enumerate(zip(state["stages"], state["stage_rings"], strict=True), 1):
         if number < reached or phase == "promoted":
             mark, words = "passed", "passed"
         elif number > reached:
@@ -220,13 +233,13 @@ def _ladder(state: Mapping[str, Any]) -> list[Step]:
             mark, words = "stopped", "stopped here"
         else:
             mark, words = "present", "the run is here"
-        steps.append(Step(percent, mark, words))
+        steps.append(Step(percent, ", ".join(ring), mark, words))
     return steps
 
 
 def _stage(state: Mapping[str, Any]) -> str:
     rules = state["stage_rules"]
-    if not rules or state["state"] != "exposed" or not state["percent"]:
+    if not rules or state["state"] != "exposed" or not _exposed_now(state):
         return ""
     return (
         f"Stage {state['stage']} of {len(state['stages'])} takes at least {duration(rules['soak'])} and "

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["actor_of", "airflow_run_of", "idempotency_key_of", "reason_of"]
+from understudy.telemetry import TraceContext
+
+__all__ = ["TRACEPARENT", "actor_of", "airflow_run_of", "idempotency_key_of", "reason_of", "traceparent_of"]
+
+TRACEPARENT = "traceparent"
+"""Key of a DAG run's configuration by which whoever starts it through the API hands its trace on."""
 
 _DOORS = {"scheduled": "schedule", "asset_triggered": "registry", "backfill": "backfill"}
 _REGISTRY_RUN = "registry__"
@@ -59,3 +64,27 @@ def airflow_run_of(dag_run: Any) -> dict[str, Any]:
         "run_type": str(getattr(dag_run.run_type, "value", dag_run.run_type)),
         "url": page,
     }
+
+
+def traceparent_of(dag_run: Any) -> str | None:
+    """Return the W3C trace context that a run continues.
+
+    Args:
+        dag_run: ``context["dag_run"]``.
+
+    Returns:
+        The one in the run's configuration, else that of Airflow's own span of this task; None where there is neither and
+        the run begins a trace of its own.
+    """
+    given = (dag_run.conf or {}).get(TRACEPARENT)
+    if isinstance(given, str):
+        return given
+    from opentelemetry import trace
+
+    # Airflow gives every run a trace id, but only where it sends spans has that trace anything in it.
+    place = trace.get_current_span().get_span_context()
+    if not place.is_valid or not hasattr(trace.get_tracer_provider(), "sampler"):
+        return None
+    return TraceContext(
+        f"{place.trace_id:032x}", f"{place.span_id:016x}", place.trace_flags.sampled
+    ).traceparent

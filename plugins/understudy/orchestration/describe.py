@@ -8,7 +8,7 @@ from airflow.sdk import Param
 
 from understudy.orchestration.catalog import dag_id_of, known_models
 from understudy.orchestration.retries import task_defaults
-from understudy.spec import Experiment, Metric, Stage
+from understudy.spec import Experiment, Metric, Stage, Trial
 
 __all__ = ["experiment_dag_arguments", "experiment_page", "rollback_parameters", "stage_label"]
 
@@ -111,9 +111,10 @@ def experiment_page(experiment: Experiment) -> str:
         _watch(experiment),
         "## Data checks\n"
         + "\n".join(f"- `{check.suite}` on {check.dataset}" for check in experiment.checks),
+        _trial(experiment.trial),
         _GOOD_TO_KNOW,
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
 
 
 def _facts(experiment: Experiment) -> str:
@@ -134,9 +135,27 @@ def _watch(experiment: Experiment) -> str:
     )
 
 
+def _trial(trial: Trial) -> str:
+    """Return what the challenger must show on a gateway of its own; empty where nothing is asked for."""
+    lines = []
+    if trial.critical_path is not None:
+        path = trial.critical_path
+        lines.append(
+            f"- `critical_path`: every case of `{path.file}` goes as it says"
+            if path.file
+            else f"- `critical_path`: each of the newest {path.requests} requests of the log gets a finite number"
+        )
+    if trial.spike is not None:
+        lines.append(
+            f"- `spike`: {trial.spike.times:g} times the busiest minute for {_duration(trial.spike.seconds)}, "
+            f"at most {trial.spike.max_error_rate:g} of it unanswered, 99 % within {_duration(trial.spike.max_p99)}"
+        )
+    return "\n".join(["## Trial of the challenger", *lines]) if lines else ""
+
+
 def stage_label(stage: Stage) -> str:
     """Return what a stage means in a few words, for the tooltip of its group."""
-    return f"{stage.percent:g} % of units for at least {_duration(stage.soak)}"
+    return f"{stage.shown} for at least {_duration(stage.soak)}"
 
 
 def _metric_row(metric: Metric) -> tuple[str, ...]:
@@ -153,7 +172,7 @@ def _stage_rows(experiment: Experiment) -> list[tuple[str, ...]]:
     return [
         (
             str(number),
-            f"{stage.percent:g} %",
+            stage.shown,
             _duration(stage.soak),
             str(stage.min_units),
             _duration(stage.timeout),

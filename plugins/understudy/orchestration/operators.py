@@ -11,7 +11,14 @@ from typing import Any, NoReturn
 from airflow.sdk import BaseOperator
 
 from understudy.errors import BadParameter, StepNotPassed
-from understudy.orchestration.actor import actor_of, airflow_run_of, idempotency_key_of, reason_of
+from understudy.orchestration.actor import (
+    TRACEPARENT,
+    actor_of,
+    airflow_run_of,
+    idempotency_key_of,
+    reason_of,
+    traceparent_of,
+)
 from understudy.orchestration.links import MlflowRunLink, RollbackRunLink
 from understudy.orchestration.triggers import GUARD_LOST, GuardTrigger
 
@@ -61,6 +68,8 @@ class _StepOperator(BaseOperator):
     def _note(self, result: dict[str, Any]) -> None:
         self.mlflow_url = result.get("mlflow_url")
         self.log.info("%s: %s", result.get("outcome", "done"), result.get("sentence", ""))
+        if result.get("trace_id"):
+            self.log.info("Run %s, trace %s", result["run_id"], result["trace_id"])
 
 
 class PreregisterOperator(_StepOperator):
@@ -87,6 +96,7 @@ class PreregisterOperator(_StepOperator):
             actor=actor_of(dag_run),
             reason=reason_of(context),
             airflow_run=airflow_run_of(dag_run),
+            traceparent=traceparent_of(dag_run),
         )
 
 
@@ -258,7 +268,7 @@ def refuse_unknown_parameters(context: Any) -> None:
     """
     # Not `context["params"]`: Airflow has merged the unknown ones into it.
     known = sorted(context["dag"].params)
-    unknown = sorted(set(context["dag_run"].conf or {}) - set(known))
+    unknown = sorted(set(context["dag_run"].conf or {}) - {*known, TRACEPARENT})
     if unknown:
         raise BadParameter(
             f"Unknown start parameter {', '.join(map(repr, unknown))}; this DAG takes {', '.join(known)}. "

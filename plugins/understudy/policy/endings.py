@@ -82,7 +82,7 @@ def _fold(speaking: Sequence[Verdict], every: Parts) -> Verdict:
 def _passed(experiment: Experiment, look: Look, within: Parts, judged: Parts) -> Verdict:
     plan = experiment.stages[look.stage - 1]
     last = look.stage == len(experiment.stages)
-    sentence = f"Stage {look.stage} ({plan.percent:g} %) passed. {summary(within)}"
+    sentence = f"Stage {look.stage} ({plan.shown}) passed. {summary(within)}"
     after = "whether it is promoted is judged next" if last else "exposure rises to the next stage"
     change = f"Nothing at this stage: {after}, and harm that is proven later still ends the run."
     return Verdict(Outcome.PASS, "stage_passed", sentence, parts=judged, change=change)

@@ -87,11 +87,8 @@ def _one_arm(evidence: Evidence) -> Verdict:
 def _once(evidence: Evidence) -> Verdict:
     quality = evidence.quality
     events = quality.control.events + quality.challenger.events
-    # Repeats are counted among all requests of the run, events among the two arms; the plan says how many those are.
-    planned = [(stage.control_share or 0.0) + (stage.challenger_share or 0.0) for stage in quality.stages]
-    requests = events / min([share for share in planned if 0 < share <= 1], default=1.0)
     numbers = {"duplicates": quality.duplicates, "events": events}
-    if quality.duplicates and quality.duplicates > LARGEST_SHARE_REPEATED * requests:
+    if quality.duplicates and quality.duplicates > LARGEST_SHARE_REPEATED * events:
         sentence = (
             f"{quality.duplicates:,} requests came more than once, beside {events:,} that count. Each counts once, but "
             "something sends them in a loop."
@@ -99,7 +96,7 @@ def _once(evidence: Evidence) -> Verdict:
         change = "A larger share of requests that come once: repair whatever sends them again."
         return Verdict(Outcome.INCONCLUSIVE, "repeated_events", sentence, numbers, change=change)
     sentence = f"{quality.duplicates:,} repeated requests were counted once."
-    change = f"Repeats of more than {LARGEST_SHARE_REPEATED:.0%} of all requests."
+    change = f"Repeats of more than {LARGEST_SHARE_REPEATED:.0%} of what counts."
     return Verdict(Outcome.PASS, "each_event_once", sentence, numbers, change=change)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from understudy import gateways
+from understudy import gateways, telemetry
 from understudy.errors import BadParameter
 from understudy.lifecycle.session import Session, session
 from understudy.registry import CHALLENGER
@@ -22,7 +22,8 @@ def execute(
     """Take a model back to its previous registered version.
 
     Exposure goes to zero before anything else is asked or resolved, so that an unreachable registry cannot keep a
-    harmful version in front of users.
+    harmful version in front of users. A rollback that ends a run belongs to the run's trace and is linked with the work
+    under way here; without a run it is part of that work.
 
     Args:
         model: Registered model name.
@@ -33,7 +34,7 @@ def execute(
         dry_run: Only say what would be done.
 
     Returns:
-        The plan with the measured seconds of each step.
+        The plan with the measured seconds of each step, and the ``trace_id``.
 
     Raises:
         UnderstudyError: With the cause and the fix; exposure is at zero all the same.
@@ -47,11 +48,26 @@ def execute(
     doors = session()
     with doors.store.read() as connection:
         done = finished(connection, model, key)
+        run = runs.active(connection, model)
     if done is not None:
         return dict(done)
     if dry_run:
         with doors.store.read() as connection:
             return resolve(connection, doors.registry, model, target_version).to_dict() | {"dry_run": True}
+    of_run = telemetry.parse(run.traceparent if run else None)
+    with telemetry.span(
+        "rollback",
+        parent=of_run,
+        caused_by=telemetry.current() if of_run else None,
+        attributes={"understudy.model": model},
+        flush=True,
+    ):
+        return _carry_out(doors, model, reason, actor, key, target_version)
+
+
+def _carry_out(
+    doors: Session, model: str, reason: str, actor: str, key: str, target_version: str | None
+) -> dict[str, Any]:
     started = time.monotonic()
     run = _stop_exposure(doors, model, reason, actor)
     seconds = {"zero_exposure": time.monotonic() - started}
@@ -133,12 +149,15 @@ def _restore_serving(doors: Session, plan: Plan) -> Any:
 def _close(
     doors: Session, plan: Plan, reason: str, actor: str, key: str, seconds: dict[str, float]
 ) -> dict[str, Any]:
+    place = telemetry.current()
     result = plan.to_dict() | {
         "key": key,
+        "trace_id": place.trace_id if place else None,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
     with doors.store.write() as connection:
         now = doors.store.clock()
+        served = exposures.find(connection, plan.model)
         if plan.target != plan.current:
             ledger.append(
                 connection,
@@ -148,7 +167,12 @@ def _close(
                 model=plan.model,
                 run_id=plan.run_id,
                 reason=reason,
-                body={"champion": plan.target, "before": plan.current, "why": plan.why},
+                body={
+                    "champion": plan.target,
+                    "before": plan.current,
+                    "why": plan.why,
+                    "generation": served.generation if served else None,
+                },
             )
         if plan.run_id:
             run = runs.get(connection, plan.run_id)

@@ -117,12 +117,13 @@ def finished(connection: Connection, model: str, key: str) -> Mapping[str, Any] 
 def unfinished(connection: Connection, model: str) -> Plan | None:
     """Return the plan of a rollback that was started and not finished.
 
-    A run that was started since then shows that somebody carried on from there: the old plan leads nowhere any more.
+    A run that was started since then, or a store that was put back, shows that somebody carried on from there: the old plan
+    leads nowhere any more.
     """
     plan = None
     for entry in ledger.entries(connection, model=model):
         if entry.action == "rollback.started":
             plan = Plan(**entry.body["plan"])
-        elif entry.action in ("rollback.finished", "run.started"):
+        elif entry.action in ("rollback.finished", "run.started", "exposure.reset"):
             plan = None
     return plan
