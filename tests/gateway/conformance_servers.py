@@ -11,32 +11,10 @@ from typing import Any
 
 import httpx
 
+from tests.gateway.conftest import SPEC
 from tests.servers import RunningGateway, start_gateway, start_scoring_server
 
 MODELS = ("line", "typed", "free", "tensor", "tensors", "hinted")
-
-SPEC = """
-name: {model}_test
-model: {model}
-owner: tests
-description: A model to compare two servers with.
-hypothesis: None.
-traffic:
-  unit: tailnum
-  event_id: event_id
-  event_time: event_time
-  private: [tailnum, pilot]
-  cohorts: [origin]
-data: {{reference: reference.parquet, holdout: holdout.parquet, label: late}}
-checks:
-  - {{suite: rows, dataset: reference}}
-metrics:
-  - {{name: brier, kind: brier, role: primary, margin: 0.01}}
-  - {{name: errors, kind: error_rate, role: guardrail, margin: 0.01}}
-stages:
-  - {{percent: 5, soak: 1s, timeout: 60s, min_units: 10}}
-planned_events: 1000
-"""
 
 
 @dataclass(frozen=True)
@@ -59,7 +37,9 @@ def started(uri: str, folder: Path, models: tuple[str, ...] = MODELS) -> Iterato
     experiments = folder / "experiments"
     experiments.mkdir(parents=True)
     for model in models:
-        (experiments / f"{model}_test.yaml").write_text(SPEC.format(model=model))
+        (experiments / f"{model}_test.yaml").write_text(
+            SPEC.format(model=model).replace("delay_test", f"{model}_test")
+        )
     files = _registered(uri, folder / "files", models)
     with ExitStack() as stack, ThreadPoolExecutor(len(models) * 2) as starters:
         ours = {

@@ -29,7 +29,7 @@ TABLES = {
 """What a query may read, and what is in it. Times are Unix seconds."""
 
 OVERVIEW = {
-    "runs": "SELECT run, version, champion, state, stage, began_at, reason FROM runs",
+    "runs": "SELECT run, version, champion, state, stage, started_at, reason FROM runs",
     "features": "FROM features",
     "slices": "FROM slices",
     "context": "SELECT seq, happened_at, actor, action, run, reason FROM context",
@@ -40,7 +40,7 @@ _KNOWN = {
     "runs": dict.fromkeys(("run", "experiment", "model", "version", "champion", "state"), "VARCHAR")
     | {"stage": "INTEGER"}
     | dict.fromkeys(("actor", "reason", "ending"), "VARCHAR")
-    | dict.fromkeys(("began_at", "changed_at"), "DOUBLE")
+    | dict.fromkeys(("started_at", "changed_at"), "DOUBLE")
     | dict.fromkeys(("trace_id", "mlflow_run_id"), "VARCHAR")
     | {"spec": "JSON"},
     "context": {"seq": "BIGINT", "happened_at": "DOUBLE"}

@@ -189,20 +189,8 @@ def query_events(doors: Session, wanted: str, queries: Sequence[str]) -> list[An
 
 
 def _told(run: runs.Run) -> dict[str, Any]:
-    return {
-        "run": run.run_id,
-        "experiment": run.experiment,
-        "model": run.model,
-        "version": run.version,
-        "champion": run.champion,
-        "state": run.state.value,
-        "stage": run.stage,
-        "actor": run.actor,
-        "reason": run.reason,
-        "ending": run.ending,
-        "began_at": run.created_at,
+    return run.facts() | {
         "changed_at": run.updated_at,
-        "trace_id": run.trace_id,
         "mlflow_run_id": run.mlflow_run_id,
         "spec": run.spec,
     }

@@ -108,19 +108,7 @@ def _run(run: runs.Run, doors: Session) -> dict[str, Any]:
     except SettingMissing:
         pages = ""
     recorded = run.mlflow_run_id
-    return {
-        "run": run.run_id,
-        "trace_id": run.trace_id,
-        "experiment": run.experiment,
-        "model": run.model,
-        "version": run.version,
-        "champion": run.champion,
-        "state": run.state.value,
-        "stage": run.stage,
-        "actor": run.actor,
-        "reason": run.reason,
-        "ending": run.ending,
-        "started_at": run.created_at,
+    return run.facts() | {
         "airflow": {name: run.airflow[name] for name in ("dag_id", "run_id", "url") if run.airflow.get(name)},
         "mlflow": {
             "run_id": recorded,

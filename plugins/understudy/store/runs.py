@@ -83,6 +83,23 @@ class Run:
         """Id of the trace that the run belongs to; runs from before there were traces have none."""
         return telemetry.trace_id_of(self.traceparent)
 
+    def facts(self) -> dict[str, Any]:
+        """Return who tries what and how far it came, as JSON-safe data."""
+        return {
+            "run": self.run_id,
+            "trace_id": self.trace_id,
+            "experiment": self.experiment,
+            "model": self.model,
+            "version": self.version,
+            "champion": self.champion,
+            "state": self.state.value,
+            "stage": self.stage,
+            "actor": self.actor,
+            "reason": self.reason,
+            "ending": self.ending,
+            "started_at": self.created_at,
+        }
+
 
 def create(
     connection: Connection,
