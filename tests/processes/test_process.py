@@ -136,9 +136,10 @@ def test_an_exception_inside_the_with_block_stops_the_process(tmp_path: Path) ->
 
 
 OWNER = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from understudy.processes.process import Process
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored
 folder = Path(sys.argv[1])
 process = Process("Tree", [sys.executable, "-c", sys.argv[2]], env=dict(os.environ), log=folder / "log", cwd=folder)
 process.start()
@@ -159,7 +160,7 @@ def test_everything_ends_when_the_owner_dies_without_a_word(tmp_path: Path, numb
     assert len(pids) == 4
     assert all(lives(pid) for pid in pids)
     owner.send_signal(number)
-    owner.wait()
+    owner.wait(30)
     owner.stdout.close()
     assert eventually(lambda: not any(lives(pid) for pid in pids))
 
