@@ -140,9 +140,11 @@ class Gateway:
         answered = self._answered_here(served, serving)
         if answered is None:
             return None
+        # Before the log, so that an answer that cannot be written is not an event that the long way logs again.
+        content = protocol.encode_answer(answered.predictions, answered.unwrapped)
         if not self._logged(served, answered):
             served = _without_exposure(served)
-        return self._reply(served, answered, serving, started)
+        return self._reply(served, answered, serving, started, content)
 
     async def _answer(
         self, body: bytes, content_type: str | None, request_id: str, headers: Mapping[str, str]
@@ -161,7 +163,8 @@ class Gateway:
             served = _without_exposure(served)
             if exposed:  # nobody may keep an answer of the challenger that is not in the log
                 answered = self._answered_here(served, serving) or await self._scored(served, serving)
-        return self._reply(served, answered, serving, started)
+        content = protocol.encode_answer(answered.predictions, answered.unwrapped)
+        return self._reply(served, answered, serving, started, content)
 
     def _served(
         self,
@@ -188,13 +191,15 @@ class Gateway:
             route(serving.exposure, envelopes, received_at, counted=self._log.broken is None),
         )
 
-    def _reply(self, served: Served, answered: Answered, serving: Serving, started: float) -> Reply:
+    def _reply(
+        self, served: Served, answered: Answered, serving: Serving, started: float, content: bytes
+    ) -> Reply:
         """Mirror and count what was answered and return what the caller gets."""
         self._rehearse(served, serving)
         told = _headers(serving.exposure.generation, self._count(served, answered, serving, started))
         if served.trace_id is not None:
             told = [*told, (b"traceresponse", served.headers["traceparent"].encode())]
-        return Reply(protocol.encode_answer(answered.predictions, answered.unwrapped), told)
+        return Reply(content, told)
 
     def _answered_here(self, served: Served, serving: Serving) -> Answered | None:
         """Answer with the compiled champion on the event loop, which is quicker than to hand it to a thread."""
