@@ -237,16 +237,18 @@ def publish(path: Path, exposures: Iterable[Exposure]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".new")
-    try:
-        with os.fdopen(handle, "w") as stream:
+    with os.fdopen(handle, "w") as stream:
+        try:
             json.dump(document(exposures), stream, indent=1, sort_keys=True)
             stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        # Readers see it before it is durable: a disk that is slow to sync must not hold up a withdrawal. A power cut in
+        # between leaves the older document or one that cannot be read, and neither raises exposure.
+        os.fsync(stream.fileno())
 
 
 def read_flag(path: Path, model: str) -> Exposure | None:

@@ -165,7 +165,7 @@ def test_a_link_to_a_document_is_as_good_as_the_document(tmp_path: Path) -> None
     assert read_flag(tmp_path / "flags.json", "flight-delay") == EXPOSED
 
 
-@pytest.mark.parametrize("where", ["dump", "fsync", "replace"])
+@pytest.mark.parametrize("where", ["dump", "chmod", "replace"])
 def test_a_publisher_that_dies_half_way_leaves_the_old_document(
     tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,13 +175,24 @@ def test_a_publisher_that_dies_half_way_leaves_the_old_document(
     def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    target: Any = {"dump": room.json, "fsync": os, "replace": Path}[where]
+    target: Any = {"dump": room.json, "chmod": Path, "replace": Path}[where]
     monkeypatch.setattr(target, where, die)
     with pytest.raises(KeyboardInterrupt):
         publish(path, [replace(EXPOSED, generation=8)])
     monkeypatch.undo()
     assert read_flag(path, "flight-delay") == EXPOSED
     assert [found.name for found in tmp_path.iterdir()] == ["flags.json"]
+
+
+def test_a_document_is_seen_while_the_disk_is_slow_to_sync_and_publishing_ends_after_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "flags.json"
+    publish(path, [EXPOSED])
+    seen: list[Exposure | None] = []
+    monkeypatch.setattr(os, "fsync", lambda _: seen.append(read_flag(path, "flight-delay")))
+    publish(path, [replace(EXPOSED, generation=8)])
+    assert seen == [replace(EXPOSED, generation=8)]
 
 
 @settings(max_examples=25)

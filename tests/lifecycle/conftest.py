@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -138,9 +139,6 @@ def _spoil(folder: Path, uri: str) -> None:
     assert files
     for path in files:
         path.write_bytes(b"not a model")
-
-
-_NAMES = (f"delay-{number}" for number in itertools.count(1))
 
 
 class Clock:
@@ -282,9 +280,17 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_world(
-    models: Models, datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Models,
+    datasets: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> Callable[..., World]:
-    """Return a builder of a world; ``gateways`` are the addresses that must follow."""
+    """Return a builder of a world; ``gateways`` are the addresses that must follow.
+
+    The model is named after the test: its name is the salt of who is exposed, and must not hang on which tests ran before.
+    """
+    names = (f"delay-{crc32(request.node.nodeid.encode()):08x}-{number}" for number in itertools.count(1))
 
     def make(gateways: str = ",", versions: Sequence[str] = ("plain", "good")) -> World:
         environment = {
@@ -303,7 +309,7 @@ def make_world(
         settings, clock = Settings.from_env(), Clock()
         doors = Session(settings, Store.open(settings, clock))
         monkeypatch.setitem(sessions._opened, settings, doors)
-        model = next(_NAMES)
+        model = next(names)
         registered = _register(doors, models, model, versions)
         world = World(models, doors, clock, model, declared.experiment(), registered)
         world.declare()

@@ -181,7 +181,7 @@ def test_a_stage_that_was_only_held_does_not_pass(world: World) -> None:
         lifecycle.conclude_stage(run_id, 1)
 
 
-def test_a_gateway_that_does_not_follow_takes_exposure_back_to_zero(
+def test_nobody_is_exposed_before_every_gateway_has_loaded_the_challenger(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = world.begin("2")["run_id"]
@@ -191,6 +191,24 @@ def test_a_gateway_that_does_not_follow_takes_exposure_back_to_zero(
     monkeypatch.setattr(gateways, "wait_until_followed", quickly)
     with pytest.raises(Unreachable):
         lifecycle.raise_exposure(run_id, 1)
+    assert "exposure.raised" not in world.actions()
+    exposure = world.exposure()
+    assert exposure is not None
+    assert (exposure.challenger, world.published().challenger) == (None, None)
+    assert lifecycle.abort(run_id, "No gateway.")["rollback_needed"] is False
+    assert world.run(run_id).state is RunState.FAILED
+
+
+def test_a_gateway_that_does_not_follow_a_higher_stage_takes_exposure_back_to_zero(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = world.exposed_run()
+    world.record(run_id, "stage_1")
+    world.session.settings = replace(world.settings, gateway_urls=(f"http://127.0.0.1:{free_port()}",))
+    quickly = partial(gateways.wait_until_followed, deadline=0.3)
+    monkeypatch.setattr(gateways, "wait_until_followed", quickly)
+    with pytest.raises(Unreachable):
+        lifecycle.raise_exposure(run_id, 2)
     assert is_over(world, run_id)
 
 

@@ -65,7 +65,7 @@ def test_a_run_is_followed_from_the_champion_alone_through_its_stages_to_promoti
     run = start()
     clock.now = BEGIN + 10
     with store.write() as connection:
-        exposures.start_mirror(connection, run.run_id, at=clock())
+        exposures.stand_by(connection, run.run_id, mirror=True, at=clock())
     clock.now = BEGIN + 20
     raise_to(store, run, 1, 0.0, rings=[("origin=JFK", 50.0)])
     clock.now = BEGIN + 30

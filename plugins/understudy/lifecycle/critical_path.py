@@ -111,7 +111,7 @@ def critical_path(run_id: str) -> dict[str, Any]:
             gateway.serve(passage.run.version)
             with httpx.Client(base_url=gateway.url, timeout=_PATIENCE, trust_env=False) as client:
                 parts = _walk(client, found.cases)
-            ending = gateway.ending()
+            ending = gateway.ending() if parts[-1].reason == _NO_ANSWER else ""
     except NOT_MEASURED as error:
         verdict = not_measured(error)
     else:

@@ -6,7 +6,7 @@ from typing import Any
 
 from understudy import gateways
 from understudy.errors import GatewayMismatch, NoSuchRun, StaleGeneration, Unreachable
-from understudy.lifecycle.exposed import drop
+from understudy.lifecycle.exposed import drop, stand_by
 from understudy.lifecycle.session import Passage, session
 from understudy.policy import Kind
 from understudy.registry import CHALLENGER
@@ -33,6 +33,9 @@ def raise_exposure(run_id: str, stage: int) -> dict[str, Any]:
     doors, experiment = passage.session, passage.experiment
     _refuse_without_pass(passage, stage)
     percent, rings = reach_of(experiment.stages, stage)
+    if passage.run.state is runs.RunState.PREPARING:
+        # The lease begins with the exposure, and must not run out while a slow machine still loads the challenger.
+        stand_by(passage)
     with doors.store.write() as connection:
         raised = exposures.raise_to(
             connection,

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy import gateways
 from understudy.errors import UnderstudyError
 from understudy.events.lookups import mirrored_requests
 from understudy.lifecycle.check_data import logged_requests
+from understudy.lifecycle.exposed import stand_by, stand_down
 from understudy.lifecycle.limits import at_most
 from understudy.lifecycle.scoring import probabilities
 from understudy.lifecycle.session import Passage, session
 from understudy.spec import Shadow
 from understudy.stats.drift import psi
-from understudy.store import exposures
 from understudy.tracking import StepRecord
 from understudy.verdicts import Outcome, Verdict, worst_of
 
@@ -76,19 +75,13 @@ def mirror(passage: Passage, seconds: float) -> pd.DataFrame:
     Returns:
         What both versions answered, as :func:`~understudy.events.lookups.mirrored_requests` gives it.
     """
-    doors, run = passage.session, passage.run
-    with doors.store.write() as connection:
-        mirrored = exposures.start_mirror(connection, run.run_id, at=doors.store.clock())
-    exposures.publish_flags(doors.store, doors.settings)
+    settings, run = passage.session.settings, passage.run
+    stand_by(passage, mirror=True)
     try:
-        gateways.wait_until_followed(doors.settings.gateway_urls, mirrored)
         time.sleep(seconds)
     finally:
-        with doors.store.write() as connection:
-            reason = "The mirror has seen what it was to see."
-            exposures.drop(connection, run.model, actor="understudy", reason=reason, at=doors.store.clock())
-        exposures.publish_flags(doors.store, doors.settings)
-    return mirrored_requests(doors.settings.events_dir, run.model, run.run_id)
+        stand_down(passage, "The mirror has seen what it was to see.")
+    return mirrored_requests(settings.events_dir, run.model, run.run_id)
 
 
 def _judge_mirror(rules: Shadow, live: pd.DataFrame) -> Verdict:

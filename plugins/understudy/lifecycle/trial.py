@@ -10,6 +10,7 @@ import os
 import secrets
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ NOT_MEASURED = (DataMissing, ProcessEnded, NotReadyInTime)
 
 _READY_SECONDS = 180.0
 _GRACE_SECONDS = 1.0
+_ENDING_SECONDS = 2.0
 _WITHHELD = ("AIRFLOW", "_AIRFLOW", "UNDERSTUDY_", "OTEL_")
 # The challenger's own server, if it has one, asks for it on trial too.
 _GIVEN = ("UNDERSTUDY_UPSTREAM_TOKEN",)
@@ -78,8 +80,13 @@ class TrialGateway:
             self._process.wait_ready(serves, _READY_SECONDS)
 
     def ending(self) -> str:
-        """Return how the process ended by itself, in words; empty while it runs. Its log may quote what it was asked."""
-        status = self._process.returncode
+        """Return how the process ended by itself, in words; empty while it runs. Its log may quote what it was asked.
+
+        Ask once it no longer answers: a process that dies closes its connections a moment before it has a status.
+        """
+        deadline = time.monotonic() + _ENDING_SECONDS
+        while (status := self._process.returncode) is None and time.monotonic() < deadline:
+            time.sleep(0.02)
         return "" if status is None else f"The gateway's process ended with status {status}."
 
 

@@ -125,7 +125,7 @@ def _lease(
     exposure: Exposure | None, at: float, future: Iterable[Entry], now: Exposure | None
 ) -> tuple[str, Exposure | None]:
     """Tell whether the lease held. It is one stretch, however often it was renewed, and who ends it writes down its end."""
-    if exposure is None or exposure.challenger is None or exposure.mirror:
+    if exposure is None or not (exposure.percent > 0 or exposure.rings):
         return "none", exposure
     ends = now.lease_expires_at if now is not None and now.generation == exposure.generation else None
     ended = next((entry for entry in future if "lease_before" in entry.body), None)
@@ -146,9 +146,10 @@ def _apply(state: _State, entry: Entry) -> None:
         return
     if before is None:
         return
-    if entry.action == "mirror.started":
+    if entry.action in ("challenger.stood_by", "mirror.started"):
+        copied = entry.action == "mirror.started"
         state.exposure = Exposure(
-            model, int(body["generation"]), before.champion, body["version"], entry.run_id, mirror=True
+            model, int(body["generation"]), before.champion, body["version"], entry.run_id, mirror=copied
         )
         state.exposed_by = [entry]
     elif entry.action == "exposure.raised":

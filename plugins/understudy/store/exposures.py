@@ -31,7 +31,7 @@ __all__ = [
     "raise_to",
     "renew",
     "set_champion",
-    "start_mirror",
+    "stand_by",
 ]
 
 _PUBLISH = "publish_flags"
@@ -142,8 +142,14 @@ def raise_to(
     return raised
 
 
-def start_mirror(connection: Connection, run_id: str, *, at: float) -> Exposure:
-    """Have the gateways copy the champion's requests to the challenger of a run that is not exposed yet.
+def stand_by(connection: Connection, run_id: str, *, mirror: bool = False, at: float) -> Exposure:
+    """Have the gateways load the challenger of a run that is not exposed yet; nobody sees it.
+
+    Args:
+        connection: A write transaction.
+        run_id: The run.
+        mirror: Whether copies of the champion's requests go to the challenger meanwhile.
+        at: Unix seconds.
 
     Raises:
         StaleGeneration: The run is exposed already or has ended.
@@ -152,26 +158,31 @@ def start_mirror(connection: Connection, run_id: str, *, at: float) -> Exposure:
     current = _known(connection, run.model)
     if run.state is not runs.RunState.PREPARING:
         raise StaleGeneration(
-            f"Run {run_id} is {run.state}, and a mirror belongs before exposure. Start a new run."
+            f"Run {run_id} is {run.state}, and a challenger stands by before exposure. Start a new run."
         )
-    mirrored = Exposure(run.model, current.generation + 1, run.champion, run.version, run_id, mirror=True)
-    _save(connection, mirrored)
+    waiting = Exposure(run.model, current.generation + 1, run.champion, run.version, run_id, mirror=mirror)
+    _save(connection, waiting)
+    action, reason = (
+        ("mirror.started", "Live requests are copied to the challenger; nobody sees its answers.")
+        if mirror
+        else ("challenger.stood_by", "The gateways load the challenger before anybody is exposed.")
+    )
     ledger.append(
         connection,
         at=at,
         actor="understudy",
-        action="mirror.started",
+        action=action,
         model=run.model,
         run_id=run_id,
-        reason="Live requests are copied to the challenger; nobody sees its answers.",
+        reason=reason,
         body={
-            "generation": mirrored.generation,
+            "generation": waiting.generation,
             "version": run.version,
             "lease_before": current.lease_expires_at,
         },
     )
     _enqueue(connection, at)
-    return mirrored
+    return waiting
 
 
 def renew(connection: Connection, run_id: str, lease: float, *, at: float) -> Exposure | None:
