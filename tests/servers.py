@@ -17,7 +17,11 @@ from typing import Any
 
 import httpx
 
+from tests.forked import ForkedProcess
+from understudy.processes.ports import HeldPort
+
 PSEUDONYM_KEY = "a-secret-that-only-tests-know"
+Process = subprocess.Popen[bytes] | ForkedProcess
 
 
 def free_port() -> int:
@@ -52,22 +56,22 @@ def start_mlflow(folder: Path) -> Iterator[str]:
     Artifacts lie in ``folder / "artifacts"``, so that a test may spoil one.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
-        "--artifacts-destination", str(folder / "artifacts"),
-    ]  # fmt: skip
     environment = os.environ | {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Its job runner keeps seven processes busy with nothing.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
     environment.pop("MLFLOW_TRACKING_URI", None)
-    url = f"http://127.0.0.1:{port}"
-    with _running(command, environment, folder, folder / "server.log") as process:
-        _wait_for_start(process, f"{url}/health", folder / "server.log", 120)
-        yield url
+    log = folder / "server.log"
+    with HeldPort() as port:
+        command = [
+            "mlflow", "server", "--host", "127.0.0.1", "--port", str(port.number), "--workers", "1",
+            "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
+            "--artifacts-destination", str(folder / "artifacts"),
+        ]  # fmt: skip
+        with _stopping(_started(command, environment, folder, log)) as process:
+            _wait_for_start(process, f"{port.url}/health", log, 120)
+            yield port.url
 
 
 @dataclass
@@ -77,7 +81,7 @@ class RunningGateway:
     url: str
     home: Path
     model: str
-    process: subprocess.Popen[bytes]
+    process: Process
     log: Path
     client: httpx.Client = field(repr=False)
 
@@ -89,7 +93,7 @@ class RunningGateway:
         answer: dict[str, Any] = self.client.get("/status").json()
         return answer
 
-    def wait_for_generation(self, generation: int, seconds: float = 30.0) -> dict[str, Any]:
+    def wait_for_generation(self, generation: int, seconds: float = 120.0) -> dict[str, Any]:
         reached: dict[str, Any] = wait_until(
             lambda: status if (status := self.status())["generation"] == generation else None,
             f"generation {generation}",
@@ -100,28 +104,33 @@ class RunningGateway:
 
 @contextmanager
 def start_gateway(
-    home: Path, model: str, mlflow_uri: str, experiments: Path, *options: str, ready: bool = True
+    home: Path,
+    model: str,
+    mlflow_uri: str,
+    experiments: Path,
+    *options: str,
+    ready: bool = True,
+    forked: bool = True,
 ) -> Iterator[RunningGateway]:
-    """Run a real gateway process and yield it once it is ready (or once it listens)."""
+    """Run a real gateway process and yield it once it is ready (or once it listens).
+
+    It is forked from a process that has imported what it needs, or started as a user starts it.
+    """
     home.mkdir(parents=True, exist_ok=True)
-    port = free_port()
-    command = [sys.executable, "-m", "understudy.gateway", "--model", model, "--port", str(port), *options]
-    plugins = str(Path(__file__).resolve().parents[1] / "plugins")
+    start = ForkedProcess if forked else _started
     environment = os.environ | {
         "UNDERSTUDY_HOME": str(home),
         "UNDERSTUDY_EXPERIMENTS": str(experiments),
         "UNDERSTUDY_PSEUDONYM_KEY": PSEUDONYM_KEY,
         "MLFLOW_TRACKING_URI": mlflow_uri,
-        "PYTHONPATH": plugins,
+        "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "plugins"),
     }
-    log = home / f"gateway-{port}.log"
-    url = f"http://127.0.0.1:{port}"
-    with (
-        _running(command, environment, home, log) as process,
-        httpx.Client(base_url=url, timeout=30) as client,
-    ):
-        _wait_for_start(process, f"{url}/ping" if ready else f"{url}/version", log, 60)
-        yield RunningGateway(url, home, model, process, log, client)
+    with HeldPort() as port, httpx.Client(base_url=port.url, timeout=30) as client:
+        command = ["understudy.gateway", "--model", model, "--port", str(port.number), *options]
+        log = home / f"gateway-{port.number}.log"
+        with _stopping(start(command, environment, home, log)) as process:
+            _wait_for_start(process, f"{port.url}/ping" if ready else f"{port.url}/version", log, 60)
+            yield RunningGateway(port.url, home, model, process, log, client)
 
 
 @contextmanager
@@ -130,34 +139,44 @@ def start_scoring_server(model: Path, folder: Path) -> Iterator[httpx.Client]:
     from mlflow.pyfunc.scoring_server import get_cmd
 
     folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
-    command, environment = get_cmd(str(model), port, "127.0.0.1", nworkers=1)
-    log = folder / f"scoring-{port}.log"
-    url = f"http://127.0.0.1:{port}"
-    with (
-        _running([sys.executable, "-m", *shlex.split(command)], environment, folder, log) as process,
-        # After its own failures it closes connections without saying so.
-        httpx.Client(base_url=url, timeout=30, limits=httpx.Limits(max_keepalive_connections=0)) as client,
-    ):
-        _wait_for_start(process, f"{url}/ping", log, 60)
-        yield client
+    with HeldPort() as port:
+        command, environment = get_cmd(str(model), port.number, "127.0.0.1", nworkers=1)
+        log = folder / f"scoring-{port.number}.log"
+        with (
+            _stopping(ForkedProcess(shlex.split(command), environment, folder, log)) as process,
+            # After its own failures it closes connections without saying so.
+            httpx.Client(
+                base_url=port.url, timeout=30, limits=httpx.Limits(max_keepalive_connections=0)
+            ) as client,
+        ):
+            _wait_for_start(process, f"{port.url}/ping", log, 60)
+            yield client
+
+
+def _started(
+    command: list[str], environment: dict[str, str], folder: Path, log: Path
+) -> subprocess.Popen[bytes]:
+    """Start ``python -m module argument...``."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env=environment,
+            cwd=folder,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
 
 
 @contextmanager
-def _running(
-    command: list[str], environment: dict[str, str], folder: Path, log: Path
-) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command, env=environment, cwd=folder, stdout=output, stderr=output, start_new_session=True
-        )
+def _stopping(process: Process) -> Iterator[Process]:
     try:
         yield process
     finally:
         _stop(process)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: Process) -> None:
     """Stop a process and its children; a server that ignores the request is killed."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
@@ -168,7 +187,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _wait_for_start(process: subprocess.Popen[bytes], url: str, log: Path, seconds: float) -> None:
+def _wait_for_start(process: Process, url: str, log: Path, seconds: float) -> None:
     def started() -> bool:
         if process.poll() is not None:
             raise AssertionError(f"{url} ended with {process.returncode}:\n{log.read_text()[-4000:]}")

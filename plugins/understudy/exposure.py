@@ -246,8 +246,7 @@ def publish(path: Path, exposures: Iterable[Exposure]) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-        # Readers see it before it is durable: a disk that is slow to sync must not hold up a withdrawal. A power cut in
-        # between leaves the older document or one that cannot be read, and neither raises exposure.
+        # Seen first, durable next: a slow disk must not hold up a withdrawal. What a power cut leaves raises nothing.
         os.fsync(stream.fileno())
 
 

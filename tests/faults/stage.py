@@ -223,14 +223,21 @@ def exchange_files(artifacts: Path, of: str, donor: str) -> None:
 
 @contextmanager
 def start_stage(
-    folder: Path, registered: Registered, moody: str, mood: Path, *options: str, breaker: str = "{}"
+    folder: Path,
+    registered: Registered,
+    moody: str,
+    mood: Path,
+    *options: str,
+    breaker: str = "{}",
+    forked: bool = False,
 ) -> Iterator[Stage]:
     """Run a gateway whose experiment has a breaker of one's own and yield it with the champion's answers known."""
     experiments = folder / "experiments"
     experiments.mkdir(parents=True)
     (experiments / "delay_test.yaml").write_text(SPEC.format(model=MODEL) + f"breaker: {breaker}\n")
     mood.write_text(GOOD)
-    with start_gateway(folder / "home", MODEL, registered.uri, experiments, *options) as gateway:
+    home = folder / "home"
+    with start_gateway(home, MODEL, registered.uri, experiments, *options, forked=forked) as gateway:
         stage = Stage(gateway, registered, moody, mood)
         stage.learn(stage.champion)
         yield stage

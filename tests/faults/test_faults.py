@@ -85,7 +85,10 @@ def test_the_document_is_bad(stage: Stage, note: Note) -> None:
 
 
 def test_the_gateway_is_killed(note: Note, gateway_with: Callable[..., Any], tmp_path: Path) -> None:
-    note("gateway killed", lambda: serving.killed_gateway(lambda: gateway_with(home=tmp_path), 5.0, 15))
+    note(
+        "gateway killed",
+        lambda: serving.killed_gateway(lambda: gateway_with(home=tmp_path, forked=False), 5.0, 15),
+    )
 
 
 def test_the_disk_is_full(
@@ -106,7 +109,7 @@ def test_clients_are_slow(stage: Stage, note: Note) -> None:
 
 def _second_gateway(stage: Stage, registered: Registered) -> AbstractContextManager[RunningGateway]:
     home = stage.gateway.home
-    return start_gateway(home, MODEL, registered.uri, home.parent / "experiments")
+    return start_gateway(home, MODEL, registered.uri, home.parent / "experiments", forked=False)
 
 
 @contextmanager

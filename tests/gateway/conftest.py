@@ -190,9 +190,9 @@ def gateway_with(
 ) -> Callable[..., Any]:
     """Return a starter of gateways on the test model, each with a fresh home unless one is given."""
 
-    def start(*options: str, home: Path | None = None, model: str = MODEL, ready: bool = True) -> Any:
+    def start(*options: str, home: Path | None = None, model: str = MODEL, **how: bool) -> Any:
         folder = home or tmp_path_factory.mktemp("home")
-        return start_gateway(folder, model, registered.uri, experiments, *options, ready=ready)
+        return start_gateway(folder, model, registered.uri, experiments, *options, **how)
 
     return start
 
@@ -208,18 +208,23 @@ def gateway(gateway_with: Callable[..., Any]) -> Iterator[RunningGateway]:
 def expose(gateway: RunningGateway, registered: Registered) -> Iterator[Callable[..., Exposure]]:
     """Return a function that publishes the next generation and waits until it is served."""
 
+    published: list[Exposure] = []
+
     def publish_next(wait: bool = True, **changes: Any) -> Exposure:
         base = Exposure(model=MODEL, generation=gateway.status()["generation"] + 1, champion=registered.good)
         if changes.get("percent"):
             base = replace(base, run_id="delay_test-v2-1", stage=1, lease_expires_at=int(time.time()) + 600)
         exposure = replace(base, **changes)
         publish(gateway.home / "flags.json", [exposure])
+        published.append(exposure)
         if wait:
             gateway.wait_for_generation(exposure.generation)
         return exposure
 
     yield publish_next
-    publish_next()
+    # The usual challenger stays loaded for the next test, with nobody on it.
+    usual = bool(published) and published[-1].challenger == registered.better
+    publish_next(challenger=registered.better if usual else None)
 
 
 def row(number: int, **changes: Any) -> dict[str, Any]:

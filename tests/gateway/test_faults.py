@@ -41,7 +41,8 @@ def module_stage(
 ) -> Iterator[Stage]:
     folder = tmp_path_factory.mktemp("stage")
     options = ("--challenger-timeout", "0.5", "--challenger-memory", "2048")
-    with start_stage(folder, registered, *moody, *options, breaker="{calls: 5, rest: 0.5s}") as stage:
+    breaker = "{calls: 5, rest: 0.5s}"
+    with start_stage(folder, registered, *moody, *options, breaker=breaker, forked=True) as stage:
         yield stage
 
 

@@ -71,7 +71,7 @@ def test_a_document_at_start_is_served_and_asks_no_alias(
 ) -> None:
     exposure = Exposure(model=MODEL, generation=41, champion=registered.better)
     publish(tmp_path / "flags.json", [exposure])
-    with gateway_with(home=tmp_path) as running:
+    with gateway_with(home=tmp_path, forked=False) as running:
         status = running.status()
         assert (status["generation"], status["champion"]) == (41, registered.better)
 
@@ -81,7 +81,7 @@ def test_without_a_registry_the_gateway_waits_says_so_and_refuses_politely(tmp_p
     folder.mkdir()
     experiments(folder, a=SPEC.format(model=MODEL))
     nowhere = f"http://127.0.0.1:{free_port()}"
-    with start_gateway(tmp_path / "home", MODEL, nowhere, folder, ready=False) as waiting:
+    with start_gateway(tmp_path / "home", MODEL, nowhere, folder, ready=False, forked=False) as waiting:
         assert waiting.client.get("/ping").status_code == 404
         answer = waiting.client.post("/invocations", json=split([row(1)]))
         assert (answer.status_code, answer.json()["error_code"]) == (503, "TEMPORARILY_UNAVAILABLE")

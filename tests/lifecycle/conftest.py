@@ -80,7 +80,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
             "needs the label": _log([*COLUMNS, "late"]),
             "answers classes": _log(COLUMNS, answers="predict"),
             "moody": _log_moody(0.0),
-            "slow": _log_moody(0.3),
+            "slow": _log_moody(0.1),
         }
         _spoil(folder, logged["spoilt"])
         yield Models(uri, folder, logged)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from understudy import telemetry
 from understudy.errors import UnderstudyError
+from understudy.gateway.imports import importing, set_defaults
 from understudy.gateway.logs import log_as_json
 from understudy.settings import Settings
 from understudy.spec import validate_folder
@@ -37,14 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     log_as_json(options.model)
-    # Otherwise it writes its own records as plain text.
-    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
-    # A serving process does not phone home, and an unreachable registry is asked again by the gateway itself.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # Small batches gain nothing from a thread a core, and wait for each other on a busy machine.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    set_defaults()
     warnings.filterwarnings("ignore", module="mlflow")
     try:
         _serve(options)
@@ -80,10 +74,11 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _run(config: GatewayConfig, host: str, port: int) -> None:
-    import uvicorn
+    with importing():
+        import uvicorn
 
-    from understudy.gateway.app import App
-    from understudy.gateway.connection import Connection
+        from understudy.gateway.app import App
+        from understudy.gateway.connection import Connection
 
     app = App(_gateway(config))
     uvicorn.run(

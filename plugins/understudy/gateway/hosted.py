@@ -38,6 +38,7 @@ from understudy.gateway.frames import (
     frame,
     read_to_hosted,
 )
+from understudy.gateway.imports import importing
 
 if TYPE_CHECKING:
     from understudy.events.lines import MirroredRow
@@ -146,7 +147,8 @@ class _Hosted:
     def _load(self) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE_LOADING)
         try:
-            from understudy.gateway.loading import load_version
+            with importing():
+                from understudy.gateway.loading import load_version
 
             start = self._start
             sys.dont_write_bytecode = True  # a model's own code lies among the files that are checked again
