@@ -11,13 +11,16 @@ from typing import Any
 
 __all__ = [
     "ArtifactUnloadable",
+    "AuditFailed",
     "BackupInvalid",
     "BadParameter",
     "BadUpstream",
     "ConcurrentRun",
     "DataMissing",
+    "DrillFailed",
     "EventsBusy",
     "EventsUnreadable",
+    "FeatureSetMismatch",
     "FilesChanged",
     "FlagDocumentError",
     "GatewayMismatch",
@@ -27,9 +30,15 @@ __all__ = [
     "NoSuchId",
     "NoSuchRun",
     "NoSuchVersion",
+    "NoWayBack",
+    "NotDrilled",
     "OutcomesInvalid",
     "RecordUnreadable",
+    "RestorationUnproven",
+    "RollbackUnfinished",
     "SettingMissing",
+    "SignatureRefused",
+    "SnapshotBroken",
     "SpecInvalid",
     "StaleGeneration",
     "StepNotPassed",
@@ -50,6 +59,8 @@ class UnderstudyError(Exception):
     """
 
     code = "UNDERSTUDY"
+    runbook = ""
+    """Page for whoever meets it at night, where there is one."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -60,13 +71,20 @@ class UnderstudyError(Exception):
 
     def to_dict(self) -> dict[str, str]:
         """Return the error as data, for JSON answers."""
-        return {"code": self.code, "message": self.message}
+        told = {"code": self.code, "message": self.message}
+        return told | {"runbook": self.runbook} if self.runbook else told
 
 
 class SettingMissing(UnderstudyError):
     """An environment variable that has no safe default is not set or not usable."""
 
     code = "SETTING_MISSING"
+
+
+class SignatureRefused(UnderstudyError):
+    """A request of the webhook is not signed with the shared secret, or was signed too long ago."""
+
+    code = "SIGNATURE_REFUSED"
 
 
 class SpecInvalid(UnderstudyError):
@@ -121,6 +139,14 @@ class FilesChanged(UnderstudyError):
     """The files of a registered version are not those that were recorded for it, so nothing of them may run."""
 
     code = "FILES_CHANGED"
+    runbook = "docs/runbooks/files-changed.md"
+
+
+class FeatureSetMismatch(UnderstudyError):
+    """A version needs other features than the feature set that it names, or that set is not registered."""
+
+    code = "FEATURE_SET_MISMATCH"
+    runbook = "docs/runbooks/feature-set-mismatch.md"
 
 
 class BadUpstream(UnderstudyError):
@@ -145,6 +171,7 @@ class FlagDocumentError(UnderstudyError):
     """The published flag document is torn, missing or not of the expected shape."""
 
     code = "FLAG_DOCUMENT"
+    runbook = "docs/runbooks/flag-document-unusable.md"
 
 
 class SuiteInvalid(UnderstudyError):
@@ -196,12 +223,63 @@ class GatewayMismatch(UnderstudyError):
     """A gateway does not serve what was published."""
 
     code = "GATEWAY_MISMATCH"
+    runbook = "docs/runbooks/gateways-disagree.md"
 
 
 class NoPreviousVersion(UnderstudyError):
     """There is no earlier registered version to go back to."""
 
     code = "NO_PREVIOUS_VERSION"
+    runbook = "docs/runbooks/roll-back-now.md"
+
+
+class NoWayBack(UnderstudyError):
+    """A run has no rollback point, or nobody can prove that it still leads anywhere, so nobody may be exposed."""
+
+    code = "NO_WAY_BACK"
+    runbook = "docs/runbooks/no-way-back.md"
+
+
+class NotDrilled(UnderstudyError):
+    """The way back was not practised lately, and the spec demands it before many units are exposed."""
+
+    code = "NOT_DRILLED"
+    runbook = "docs/runbooks/not-drilled.md"
+
+
+class AuditFailed(UnderstudyError):
+    """The audit found something that somebody must act on."""
+
+    code = "AUDIT_FAILED"
+    runbook = "docs/runbooks/the-audit-found-something.md"
+
+
+class DrillFailed(UnderstudyError):
+    """A planted fault was not caught, or not everything was back in time."""
+
+    code = "DRILL_FAILED"
+    runbook = "docs/runbooks/not-drilled.md"
+
+
+class SnapshotBroken(UnderstudyError):
+    """A part of a rollback point is missing from the snapshots, or its content is not what was kept."""
+
+    code = "SNAPSHOT_BROKEN"
+    runbook = "docs/runbooks/no-way-back.md"
+
+
+class RestorationUnproven(UnderstudyError):
+    """A rollback moved everything, but the version does not answer as it did when it was recorded."""
+
+    code = "RESTORATION_UNPROVEN"
+    runbook = "docs/runbooks/roll-back-now.md"
+
+
+class RollbackUnfinished(UnderstudyError):
+    """A rollback of the model has not ended, so nothing new may begin on it."""
+
+    code = "ROLLBACK_UNFINISHED"
+    runbook = "docs/runbooks/roll-back-now.md"
 
 
 class StoreError(UnderstudyError):
@@ -214,6 +292,7 @@ class LedgerBroken(UnderstudyError):
     """An entry of the ledger was altered, is missing or is out of place, or the end of it was cut off."""
 
     code = "LEDGER_BROKEN"
+    runbook = "docs/runbooks/the-ledger-is-broken.md"
 
 
 class RecordUnreadable(UnderstudyError):
@@ -260,3 +339,4 @@ class RiskCeilingMissed(UnderstudyError):
     """The rehearsed policy misses a ceiling of the spec's ``risk``, so the run may not begin."""
 
     code = "RISK_CEILING_MISSED"
+    runbook = "docs/runbooks/the-rehearsal-refused-a-run.md"

@@ -81,12 +81,14 @@ class Exposure:
         percent: Share of units on the challenger, 0 to 100, before the holdback is taken off; 0 while only rings see it.
         lease_expires_at: Unix second at which exposure ends by itself; none when nobody is exposed.
         mirror: Whether the challenger also scores copies of the champion's requests.
-        contained: Cohorts that are back on the champion while the others stay exposed, as ``"column=value"``; whatever
-            the order they are given in, they are kept sorted and without repeats.
+        contained: Cohorts that are back on the champion while the others stay exposed, as ``"column=value"``; kept sorted.
         rings: Cohorts of which more units are exposed than of everybody else, with their percent; kept sorted, and those
             that have come to ``percent`` are left out. A unit in several of them gets the largest.
         lease_seconds: How long the lease is. No reader keeps an exposure longer after it has first seen the lease,
             whatever its wall clock says.
+        feature_set: Name of the feature set that the champion needs, so that requests must carry it; none where none is
+            registered.
+        challenger_feature_set: Name of the one with which the challenger was admitted.
 
     Raises:
         ValueError: A cohort does not read ``"column=value"``, or a number is out of its range.
@@ -104,6 +106,8 @@ class Exposure:
     contained: tuple[str, ...] = ()
     rings: tuple[tuple[str, float], ...] = ()
     lease_seconds: float = LONGEST_LEASE
+    feature_set: str | None = None
+    challenger_feature_set: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.percent <= 100:
@@ -140,8 +144,7 @@ class Exposure:
         """Return whether containment keeps a unit with these cohorts on the champion.
 
         Args:
-            cohorts: The unit's value in each cohort column, as the event log has it. A column that is missing or empty
-                may hide a contained cohort, so it counts as one.
+            cohorts: The unit's value in each cohort column. One that is missing or empty may hide a contained cohort.
         """
         pairs = map(column_and_value, self.contained)
         return any(cohorts.get(column) in (None, "", value) for column, value in pairs)
@@ -149,8 +152,7 @@ class Exposure:
     def percent_of(self, cohorts: Mapping[str, str]) -> float:
         """Return the share of units with these cohorts that is exposed, containment aside.
 
-        Args:
-            cohorts: The unit's value in each cohort column. Who does not say where he belongs is in no ring.
+        Who does not say where he belongs is in no ring.
         """
         widest = self.percent
         for cohort, percent in self.rings:
@@ -198,7 +200,7 @@ def assign(exposure: Exposure, unit: str | None, now: float, cohorts: Mapping[st
 
     Args:
         exposure: The model's current exposure.
-        unit: Raw value of the randomised unit; without one the unit is never exposed.
+        unit: Raw value of the randomised unit; without one nobody is exposed.
         now: Unix seconds, compared with the lease.
         cohorts: The unit's value in each cohort column, by column; only looked at for rings and contained cohorts.
 
@@ -233,7 +235,7 @@ def publish(path: Path, exposures: Iterable[Exposure]) -> None:
 
     Args:
         path: Where readers look for it.
-        exposures: Every model's exposure; models left out disappear from the document.
+        exposures: Every model's; those left out disappear from the document.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".new")
@@ -290,18 +292,11 @@ def _content(path: Path) -> bytes:
 
 def _flag(exposure: Exposure) -> dict[str, Any]:
     # flagd's metadata may hold text, numbers and booleans; a list would have the whole document refused.
-    metadata = {
-        "generation": exposure.generation,
-        "stage": exposure.stage,
-        "percent": exposure.percent,
+    metadata = {name: value for name, value in vars(exposure).items() if name not in ("model", "run_id")}
+    metadata |= {
         "rings": json.dumps(exposure.rings) if exposure.rings else None,
         "contained": json.dumps(exposure.contained) if exposure.contained else None,
-        "champion": exposure.champion,
-        "challenger": exposure.challenger,
         "run": exposure.run_id,
-        "mirror": exposure.mirror,
-        "lease_expires_at": exposure.lease_expires_at,
-        "lease_seconds": exposure.lease_seconds,
     }
     variants = {UNEXPOSED: exposure.champion}
     targeting: dict[str, Any] = {}
@@ -381,6 +376,8 @@ class _Metadata(msgspec.Struct):
     lease_expires_at: int | None = None
     contained: str = "[]"
     rings: str = "[]"
+    feature_set: str | None = None
+    challenger_feature_set: str | None = None
 
 
 class _Flag(msgspec.Struct):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -20,18 +19,20 @@ from understudy.errors import (
     Unreachable,
     VersionIncompatible,
 )
+from understudy.model_files import files_digest, refuse_changed
 from understudy.settings import Settings
 
 __all__ = [
     "CHALLENGER",
     "CHAMPION",
+    "CONSUMES_TAG",
     "DIGEST_TAG",
+    "FEATURE_SET_TAG",
+    "UPSTREAM_TAG",
     "ModelFacts",
     "Registry",
     "Version",
-    "files_digest",
     "reaching_mlflow",
-    "refuse_changed",
 ]
 
 CHAMPION = "champion"
@@ -40,8 +41,17 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 """Alias of the version under test."""
 
+CONSUMES_TAG = "understudy.consumes"
+"""Tag of a registered model or a run that uses another model's answers; its value is that model's name."""
+
 DIGEST_TAG = "understudy.digest"
-"""Tag of a version that holds the digest of its files, as `files_digest` has it, from when a run was first admitted."""
+"""Tag of a version that holds the digest of its files, as `understudy.model_files` has it, from when a run was first admitted."""
+
+FEATURE_SET_TAG = "understudy.feature_set"
+"""Tag of a version that names the feature set it was trained on."""
+
+UPSTREAM_TAG = "understudy.upstream"
+"""Tag of a version that a server of its own answers for; its value is that server's address."""
 
 _STAGING, _PRODUCTION, _ARCHIVED = "Staging", "Production", "Archived"
 _TAGGED = f"the registry's tag {DIGEST_TAG}"
@@ -133,6 +143,22 @@ class Registry:
         aliases = self._model(model).aliases
         return str(aliases[alias]) if alias in aliases else None
 
+    def consumers(self, model: str) -> list[str]:
+        """Return who says in the registry or in a run that it uses a model, by the tag `CONSUMES_TAG`.
+
+        Returns:
+            Names of registered models and of runs, sorted.
+        """
+        wanted = f"tags.`{CONSUMES_TAG}` = '{model}'"
+        models = self._call(lambda: self.client.search_registered_models(wanted, max_results=1000))
+        experiments = self._call(lambda: self.client.search_experiments(max_results=1000))
+        ids = [experiment.experiment_id for experiment in experiments]
+        found = self._call(lambda: self.client.search_runs(ids, wanted, max_results=1000)) if ids else []
+        named = {str(item.name) for item in models} | {
+            str(run.info.run_name or run.info.run_id) for run in found
+        }
+        return sorted(named)
+
     def set_alias(self, model: str, alias: str, version: str) -> None:
         """Point an alias at a version and read it back."""
         self._call(lambda: self.client.set_registered_model_alias(model, alias, version))
@@ -192,9 +218,12 @@ class Registry:
             FilesChanged: They are not those that were recorded.
             VersionIncompatible: There is no signature.
         """
+        local = self._files(lambda: self._download(model, version, str(folder)), model, version)
+        return self._described(local, model, version)
+
+    def _described(self, local: str, model: str, version: str) -> ModelFacts:
         from mlflow.models import Model
 
-        local = self._files(lambda: self._download(model, version, str(folder)), model, version)
         signature = self._files(lambda: Model.load(str(local)).signature, model, version)
         if signature is None or signature.inputs is None or signature.outputs is None:
             raise VersionIncompatible(
@@ -202,14 +231,27 @@ class Registry:
                 "again with `signature=infer_signature(inputs, outputs)` and register that."
             )
         digest, files = files_digest(Path(local))
-        inputs = {str(column.name): str(column.type) for column in signature.inputs.inputs}
+        inputs = {str(column.name): _kind(column.type) for column in signature.inputs.inputs}
         return ModelFacts(
             inputs=inputs,
             required=tuple(str(column.name) for column in signature.inputs.inputs if column.required),
-            outputs=tuple(str(column.type) for column in signature.outputs.inputs),
+            outputs=tuple(_kind(column.type) for column in signature.outputs.inputs),
             digest=digest,
             files=files,
         )
+
+    def as_found(self, model: str, version: str) -> ModelFacts:
+        """Describe a version's files whatever is recorded for them; a signature that cannot be read is left empty.
+
+        Raises:
+            ArtifactUnloadable: The files cannot be had.
+        """
+        with tempfile.TemporaryDirectory(prefix="understudy-model-") as folder:
+            path = self._files(lambda: self._fetch(model, version, folder), model, version)
+            try:
+                return self._described(path, model, version)
+            except (ArtifactUnloadable, VersionIncompatible):
+                return ModelFacts({}, (), (), *files_digest(Path(path)))
 
     def record_digest(self, model: str, version: str, digest: str) -> None:
         """Record what a version's files hash to; from now on files that do not are refused, here and by every gateway.
@@ -222,15 +264,29 @@ class Registry:
         if recorded is None:
             self._call(lambda: self.client.set_model_version_tag(model, version, DIGEST_TAG, digest))
 
+    def name_feature_set(self, model: str, version: str, name: str | None) -> None:
+        """Have a version name a feature set in its tag, or none; safe to repeat."""
+        if self.version(model, version).tags.get(FEATURE_SET_TAG) == name:
+            return
+        if name is None:
+            self._call(lambda: self.client.delete_model_version_tag(model, version, FEATURE_SET_TAG))
+        else:
+            self._call(lambda: self.client.set_model_version_tag(model, version, FEATURE_SET_TAG, name))
+
     def verify(self, model: str, version: str) -> None:
         """Download a version's files and hold them against what was recorded for them.
 
         Raises:
-            ArtifactUnloadable: The files cannot be had.
+            ArtifactUnloadable: The files cannot be had, or there are none.
             FilesChanged: They are not those that were recorded.
         """
         with tempfile.TemporaryDirectory(prefix="understudy-model-") as folder:
-            self._files(lambda: self._download(model, version, folder), model, version)
+            found = self._files(lambda: self._download(model, version, folder), model, version)
+            # MLflow hands an empty folder over where there is nothing. A server of its own needs no files here.
+            if not any(Path(found).iterdir()) and UPSTREAM_TAG not in self.version(model, version).tags:
+                raise ArtifactUnloadable(
+                    f"Version {version} of {model} has no files any more and cannot be loaded. Register it again or name another."
+                )
 
     def load(self, model: str, version: str) -> Any:
         """Load a version as a pyfunc model.
@@ -253,11 +309,14 @@ class Registry:
         weakref.finalize(loaded, shutil.rmtree, folder, ignore_errors=True)
         return loaded
 
-    def _download(self, model: str, version: str, folder: str) -> str:
+    def _fetch(self, model: str, version: str, folder: str) -> str:
         from mlflow.artifacts import download_artifacts
 
         source = f"models:/{model}/{version}"
-        path = str(download_artifacts(source, dst_path=folder, tracking_uri=self.uri, registry_uri=self.uri))
+        return str(download_artifacts(source, dst_path=folder, tracking_uri=self.uri, registry_uri=self.uri))
+
+    def _download(self, model: str, version: str, folder: str) -> str:
+        path = self._fetch(model, version, folder)
         recorded = self._recorded_digest(model, version)
         if recorded is not None:
             refuse_changed(model, version, files_digest(Path(path))[0], recorded, _TAGGED)
@@ -293,44 +352,6 @@ class Registry:
         return reaching_mlflow(action, self.uri)
 
 
-def files_digest(folder: Path) -> tuple[str, dict[str, str]]:
-    """Return the digest of a version's downloaded files, and that of each file by its path.
-
-    Args:
-        folder: Where they lie. What MLflow itself adds on download is left out.
-
-    Returns:
-        SHA-256 over every path and content in the order of the paths, and SHA-256 of each content; both in hex digits.
-    """
-    files = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != "registered_model_meta":
-            with path.open("rb") as stream:
-                files[str(path.relative_to(folder))] = hashlib.file_digest(stream, "sha256").hexdigest()
-    whole = "".join(f"{name}\0{sha}\n" for name, sha in files.items())
-    return hashlib.sha256(whole.encode()).hexdigest(), files
-
-
-def refuse_changed(model: str, version: str, digest: str, expected: str | None, source: str) -> None:
-    """Refuse a version whose files are not those that are expected; where nothing is expected, nothing is refused.
-
-    Args:
-        model: The model.
-        version: The version.
-        digest: What its files hash to.
-        expected: What they must hash to, if that is known.
-        source: Who knows that, for the message.
-
-    Raises:
-        FilesChanged: They hash to something else.
-    """
-    if expected not in (None, digest):
-        raise FilesChanged(
-            f"The files of {model} version {version} hash to {digest[:12]}, but {source} has {str(expected)[:12]}. Files of a "
-            "registered version must not change: put them back, or log the model again and register it as a new version."
-        )
-
-
 def reaching_mlflow(action: Callable[[], _T], uri: str) -> _T:
     """Run an MLflow call and tell an unreachable server from every other failure.
 
@@ -360,6 +381,10 @@ def _unreachable(uri: str, error: Exception) -> Unreachable:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0]
+
+
+def _kind(told: Any) -> str:
+    return str(told).removeprefix("DataType.")
 
 
 def _version(raw: Any) -> Version:

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from understudy.errors import SettingMissing
 
-__all__ = ["PSEUDONYM_KEY_MIN", "Settings"]
+__all__ = ["PSEUDONYM_KEY_MIN", "WEBHOOK_KEY_MIN", "Settings"]
 
 PSEUDONYM_KEY_MIN = 16
 """Shortest accepted ``UNDERSTUDY_PSEUDONYM_KEY``, in characters."""
+
+WEBHOOK_KEY_MIN = 32
+"""Shortest accepted ``UNDERSTUDY_WEBHOOK_KEY``, in characters."""
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,6 +66,11 @@ class Settings:
     def ledger_head_path(self) -> Path:
         """The newest entry of the ledger as it was when the flag document was last published."""
         return self.home / "ledger-head.json"
+
+    @property
+    def snapshots_dir(self) -> Path:
+        """What rollback points are made of, each file named by the digest of its content."""
+        return self.home / "snapshots"
 
     @property
     def events_dir(self) -> Path:
@@ -135,6 +143,21 @@ class Settings:
             raise SettingMissing(
                 f"UNDERSTUDY_PSEUDONYM_KEY has {len(key)} characters, at least {PSEUDONYM_KEY_MIN} are needed. "
                 "Set it to a long random secret, the same for every gateway; changing it starts new pseudonyms."
+            )
+        return key.encode()
+
+    @property
+    def webhook_key(self) -> bytes:
+        """Return the secret that requests of the webhook are signed with.
+
+        Raises:
+            SettingMissing: It is not set, so that nobody can sign, or shorter than ``WEBHOOK_KEY_MIN`` characters.
+        """
+        key = os.environ.get("UNDERSTUDY_WEBHOOK_KEY", "")
+        if len(key) < WEBHOOK_KEY_MIN:
+            raise SettingMissing(
+                f"UNDERSTUDY_WEBHOOK_KEY has {len(key)} characters, at least {WEBHOOK_KEY_MIN} are needed, so the webhook takes "
+                "nothing. Set it to a long random secret, here and in the monitoring system."
             )
         return key.encode()
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.logged import events_of
 from tests.servers import RunningGateway, start_gateway, start_mlflow
 from understudy.exposure import Exposure, publish
 
@@ -163,7 +164,8 @@ def changed(registered: Registered, mlflow_server: tuple[str, Path]) -> str:
     import mlflow
 
     from tests.faults.stage import exchange_files
-    from understudy.registry import DIGEST_TAG, files_digest
+    from understudy.model_files import files_digest
+    from understudy.registry import DIGEST_TAG
 
     frame, good, _ = _trained()
     version = _log_sklearn(frame, good)
@@ -258,13 +260,5 @@ def logged(gateway: RunningGateway, kind: str = "requests") -> list[dict[str, An
         text = path.read_text()
         assert not text or text.endswith("\n")
         for line in text.splitlines():
-            events += _rows_of(json.loads(line)) if kind == "requests" else [json.loads(line)]
+            events += events_of(json.loads(line)) if kind == "requests" else [json.loads(line)]
     return events
-
-
-def _rows_of(line: dict[str, Any]) -> list[dict[str, Any]]:
-    rows, columns, features = line.pop("rows"), line.pop("columns"), line.pop("features")
-    return [
-        line | row | {"features": dict(zip(columns, values, strict=True))}
-        for row, values in zip(rows, features, strict=True)
-    ]

@@ -17,7 +17,7 @@ from tests.gateway.conftest import SPEC, Registered, logged, row
 from tests.gateway.test_upstream import saying, silent, well
 from tests.servers import RunningGateway, free_port, start_gateway, start_scoring_server, wait_until
 from understudy.exposure import Exposure, publish
-from understudy.gateway.upstream import UPSTREAM_TAG
+from understudy.registry import UPSTREAM_TAG
 
 FRONTED = "fronted"
 GOOD, BETTER, MORTAL, HERE, SILENT, LATE = "123456"

@@ -24,6 +24,10 @@ class Versions:
     def __init__(self) -> None:
         self.loading: set[str] = set()
         self.alias: str | None = "1"
+        self.sets: dict[str, str | None] = {}
+        self.registry_down = False
+        self.registry_answers = asyncio.Event()
+        self.registry_answers.set()
 
     def champion(self, version: str) -> Any:
         return None if version in self.loading else SimpleNamespace(version=version)
@@ -36,6 +40,12 @@ class Versions:
 
     def keep_only(self, champion: str, challenger: str | None) -> None:
         pass
+
+    async def feature_set(self, version: str) -> str | None:
+        await self.registry_answers.wait()
+        if self.registry_down:
+            raise ConnectionError("no answer")
+        return self.sets.get(version)
 
     async def champion_alias(self) -> str:
         if self.alias is None:

@@ -268,4 +268,4 @@ def test_the_digest_is_pinned() -> None:
     assert declared.experiment().digest() == PINNED
 
 
-PINNED = "ba24109fff6c7ee29618891d3af926d1108922cae37103e4235fda97791c5da1"
+PINNED = "2b20d016004498944cd116ed3472e2777cc1a31163d8025ded0e7131097f5de7"

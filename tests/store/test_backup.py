@@ -20,6 +20,10 @@ from understudy.settings import Settings
 from understudy.store import Store, certificates, exposures, ledger, moments, records, recovery, runs, schema
 from understudy.store.backup import Summary, back_up, inspect, tables
 from understudy.store.database import NEWEST
+from understudy.store.drills import Drilled
+from understudy.store.drills import record as record_drill
+from understudy.store.feature_sets import FeatureSet, register
+from understudy.store.readiness import Readiness, record
 from understudy.store.recovery import STRIDE, Seen
 from understudy.verdicts import Outcome, Verdict
 
@@ -53,7 +57,12 @@ def fill(store: Store) -> runs.Run:
         records.save_rollback_point(
             connection, run.run_id, MODEL, "1", {"files": {"a": "b"}}, "e" * 64, at=at
         )
+        columns = (("wind", "double"), ("hour", "long"))
+        register(connection, FeatureSet(MODEL, "first", columns, "a" * 64), actor="a", at=at)
+        record(connection, Readiness(run.run_id, MODEL, "1", False, UGLY, (UGLY,), 0.1, at))
         records.accept_starts(connection, {f"{MODEL}:2": "alias", "Z:1": "a", "a:1": "b", "É:1": "c"}, at=at)
+        drill = Drilled("d", MODEL, "1", "slow", False, UGLY, {"told": UGLY, "cost": None}, at)
+        record_drill(connection, [drill], actor="a", reason=UGLY)
         certificates.save(connection, "old-run", "text " + UGLY, model=MODEL, actor="a", signed=False, at=at)
     return run
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from understudy.errors import ConcurrentRun
+from understudy.errors import ConcurrentRun, StoreError
 from understudy.settings import Settings
 from understudy.store import Store, exposures, ledger, runs
 
@@ -90,6 +90,16 @@ def test_a_contained_cohort_comes_back_as_it_was_put(store: Store) -> None:
 def test_the_ledger_refuses_every_change(store: Store, change: str) -> None:
     with pytest.raises(sa.exc.DBAPIError, match="append-only"), store.write() as connection:
         connection.execute(sa.text(change))
+
+
+def test_a_database_that_takes_no_writes_is_named_as_such(store: Store) -> None:
+    def adopt() -> None:
+        with store.write() as connection:
+            connection.execute(sa.text("SET TRANSACTION READ ONLY"))
+            exposures.adopt(connection, "another", "1", actor="a test", at=store.clock())
+
+    with pytest.raises(StoreError, match="read-only transaction"):
+        adopt()
 
 
 def test_several_processes_may_open_a_fresh_store_at_once(server: str, store: Store, tmp_path: Path) -> None:

@@ -54,10 +54,12 @@ class Batch(ABC):
     Attributes:
         size: How many rows, each of which is an event.
         splittable: Whether rows can be told apart, so that each may have its own arm.
+        typed: Whether cells come with types of their own; where they are all text, each version's signature says what they are.
     """
 
     size: int
     splittable: bool = True
+    typed: bool = True
 
     @abstractmethod
     def column(self, name: str) -> list[Any] | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from understudy.errors import FlagDocumentError
 from understudy.exposure import Exposure, read_flag
+from understudy.gateway.feature_sets import FeatureSets
 from understudy.gateway.host import Host
 from understudy.gateway.memory import Memory
 from understudy.gateway.pool import Champion, ModelPool
@@ -78,6 +79,7 @@ class Follower:
         self._poll_seconds = poll_seconds
         self._clock = clock
         self._steady = steady
+        self._sets = FeatureSets(model, pool.feature_set, steady)
         self._memory = Memory(flags_path.parent / "accepted" / f"{model}.json", model)
         self._accepted: Exposure | None = None
         self._doubted: int | None = None
@@ -109,15 +111,17 @@ class Follower:
         """Why the newest exposure is not served yet, or nothing."""
         if self._waiting is None:
             return None
-        failure = self._pool.failure(self._waiting.champion)
-        return failure or f"Loading the versions of generation {self._waiting.generation}."
+        return self._stuck() or f"Loading the versions of generation {self._waiting.generation}."
 
     @property
     def loading(self) -> int | None:
         """The generation whose versions are being loaded, or nothing."""
-        if self._waiting is None or self._pool.failure(self._waiting.champion):
-            return None
-        return self._waiting.generation
+        return None if self._waiting is None or self._stuck() else self._waiting.generation
+
+    @property
+    def feature_set_error(self) -> str | None:
+        """How a version contradicts the feature set that the document has for it, or nothing."""
+        return self._sets.trouble(self._accepted) if self._accepted else None
 
     @property
     def document_error(self) -> str | None:
@@ -186,8 +190,12 @@ class Follower:
         self._lease_ends = self._steady() + min(left, exposure.lease_seconds)
 
     def _withheld(self) -> str | None:
-        """Return why nobody is exposed although the accepted document says so, or nothing."""
-        if self._accepted is None or not self._accepted.exposed:
+        """Return why the challenger is not used although the accepted document says so, or nothing."""
+        if self._accepted is None or self._accepted.challenger is None:
+            return None
+        if mismatch := self._sets.trouble(self._accepted):
+            return mismatch
+        if not self._accepted.exposed:
             return None
         generation = self._accepted.generation
         if generation == self._doubted:
@@ -208,14 +216,17 @@ class Follower:
         accepted = self._accepted or self._stopgap
         if accepted is None:
             return
+        self._sets.look(accepted)
         # Beginning to remember comes first: it also ends the trouble that may withhold the exposure.
         doubted = accepted.generation == self._doubted
         remembered = accepted is self._stopgap or doubted or self._memory.holds(accepted)
         target = accepted.ended() if self._withheld() else accepted
         champion = self._pool.champion(target.champion)
         challenger = self._pool.challenger(target.challenger)
-        undecided = challenger is not None and not challenger.decided
-        if champion is None or undecided or (target.exposed and not remembered):
+        undecided = challenger is not None and not (
+            challenger.decided and not self._sets.unknown(target.challenger)
+        )
+        if champion is None or undecided or self._refuses(target) or (target.exposed and not remembered):
             self._waiting = target
             self._withdraw(target)
             return
@@ -226,6 +237,24 @@ class Follower:
             self.serving = following
         self._waiting = None
         self._pool.keep_only(target.champion, target.challenger)
+
+    def _stuck(self) -> str | None:
+        """Return why what is waited for cannot be served, as things are."""
+        waiting = self._waiting
+        if waiting is None:
+            return None
+        refused = self._sets.mismatch(waiting, waiting.champion) if self._refuses(waiting) else None
+        return self._pool.failure(waiting.champion) or refused
+
+    def _refuses(self, target: Exposure) -> bool:
+        """Tell whether a new champion is not to be served: it names another feature set, or that is still to be found out.
+
+        What is served already goes on, whatever its tag says by now, and so does the first champion of a process: a wrong tag
+        is no reason to answer nobody.
+        """
+        if self.serving is None or target.champion == self.serving.exposure.champion:
+            return False
+        return self._sets.unknown(target.champion) or self._sets.mismatch(target, target.champion) is not None
 
     def _withdraw(self, target: Exposure) -> None:
         """End an exposure that the newer document no longer wants, before its versions are loaded."""

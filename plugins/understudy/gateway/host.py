@@ -171,7 +171,7 @@ class Host:
                     pause = self._settings.first_pause
                 self.trouble = f"{self.trouble} It is started again after {pause:g} s."
                 self.decided = True
-                _log.warning("%s", self.trouble)
+                _log.warning("%s See docs/runbooks/challenger-keeps-dying.md.", self.trouble)
                 resting_until = time.monotonic() + pause
                 while self._leaving_at is None and (left := resting_until - time.monotonic()) > 0:
                     await self._nap(left)

@@ -23,11 +23,13 @@ from mlflow.utils.proto_json_utils import _get_jsonable_obj
 
 from understudy.gateway import protocol
 from understudy.gateway.batch import Batch, Rows
+from understudy.gateway.carried import require_carried
 from understudy.gateway.compiled import Compiled, compile_model
 from understudy.gateway.config import TrafficColumns
 from understudy.gateway.quick import QuickReader
-from understudy.gateway.upstream import UPSTREAM_TAG, UpstreamFailed, UpstreamModel, open_upstream
-from understudy.registry import DIGEST_TAG, files_digest, refuse_changed
+from understudy.gateway.upstream import UpstreamFailed, UpstreamModel, open_upstream
+from understudy.model_files import files_digest, refuse_changed
+from understudy.registry import DIGEST_TAG, UPSTREAM_TAG
 
 __all__ = ["LoadedModel", "Scored", "load_version"]
 
@@ -84,15 +86,26 @@ class LoadedModel:
         """How many threads may score with it at once: more where they only wait for a server."""
         return _THREADS if self.upstream is None else _WAITING_THREADS
 
-    def read(self, body: bytes, content_type: str | None) -> Batch:
+    def read(self, body: bytes, content_type: str | None, feature_set: str | None = None) -> Batch:
         """Read a request so that this version can answer it as quickly as it allows.
 
+        Args:
+            body: The request's body.
+            content_type: Its ``Content-Type`` header.
+            feature_set: The set that it must carry, if there is one. Its columns are those of this version's signature, with
+                which it was registered.
+
         Raises:
-            MlflowException: The body is not what the protocol asks for.
+            MlflowException: The body is not what the protocol asks for, or does not carry the feature set.
             UnsupportedMediaType: It is of no known type.
         """
         batch = None if self.quick is None else self.quick.read(body, content_type)
-        return protocol.parse(body, content_type) if batch is None else batch
+        if batch is not None:  # whose reader takes nothing but the columns and types of the signature
+            return batch
+        batch = protocol.parse(body, content_type)
+        if feature_set is not None:
+            require_carried(batch, self.schema, feature_set)
+        return batch
 
     def score(self, batch: Batch, rows: Rows = None) -> Scored:
         """Score some rows of a request, all in one call of the model.

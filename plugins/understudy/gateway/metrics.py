@@ -69,6 +69,9 @@ METRICS = (
               "Time until exposure ends by itself, if nobody renews it; 0 when there is none."),
     Described("understudy_document_error", "gauge", (),
               "1 while the published flag document cannot be used; the last good one stays in force until its lease ends."),
+    Described("understudy_feature_set_error", "gauge", (),
+              "1 while a version names another feature set in the registry than the flag document has for it, or nobody can "
+              "tell. Nobody is exposed meanwhile, and a champion that is not served yet is not switched to."),
     Described("understudy_version_info", "gauge", ("version", "role", "compiled", "digest"),
               "1 for each version in use: its role, whether it is answered from a compiled form (`linear`, `onnx`), by a "
               "server of its own (`upstream`) or by MLflow itself (`no`), and the first digits of its files' SHA-256, which "
@@ -130,6 +133,7 @@ class Reading:
         exposed_percent: Share of units on the challenger outside of rings.
         lease_left: Seconds until exposure ends by itself.
         document_error: Whether the flag document cannot be used.
+        feature_set_error: Whether a version does not fit the feature set that the document has for it.
         versions: The versions in use.
         challenger: The challenger's process, if there is one.
         mirror_rows: Rows by fate: ``scored``, ``dropped``, ``failed``.
@@ -147,6 +151,7 @@ class Reading:
     exposed_percent: float = 0.0
     lease_left: float = 0.0
     document_error: bool = False
+    feature_set_error: bool = False
     versions: Sequence[Loaded] = ()
     challenger: Hosted | None = None
     mirror_rows: Mapping[str, int] = field(default_factory=dict)
@@ -271,6 +276,7 @@ def _read_off(reading: Reading) -> Iterator[Metric]:
         "understudy_exposed_percent": reading.exposed_percent,
         "understudy_lease_left_seconds": reading.lease_left,
         "understudy_document_error": reading.document_error,
+        "understudy_feature_set_error": reading.feature_set_error,
         "understudy_mirror_waiting": reading.mirror_waiting,
         "understudy_event_log_writable": reading.writable,
     }.items():

@@ -17,6 +17,7 @@ from understudy.gateway.host import Host, HostSettings
 from understudy.gateway.loading import LoadedModel, load_version
 from understudy.gateway.redaction import describe
 from understudy.gateway.workers import Workers
+from understudy.registry import FEATURE_SET_TAG
 
 __all__ = ["CHAMPION_ALIAS", "Champion", "ModelPool"]
 
@@ -118,8 +119,20 @@ class ModelPool:
         """
         return await self._workers.submit(self._read_alias, _LOADS_AT_ONCE)
 
+    async def feature_set(self, version: str) -> str | None:
+        """Return the feature set that a version names in the registry, if it names one.
+
+        Raises:
+            Exception: The registry does not answer or has no such version.
+        """
+        return await self._workers.submit(lambda: self._read_feature_set(version), _LOADS_AT_ONCE)
+
     def _read_alias(self) -> str:
         return str(MlflowClient().get_model_version_by_alias(self._settings.model, CHAMPION_ALIAS).version)
+
+    def _read_feature_set(self, version: str) -> str | None:
+        tags: dict[str, str] = MlflowClient().get_model_version(self._settings.model, version).tags
+        return tags.get(FEATURE_SET_TAG)
 
     def _retire(self, version: str, grace: float) -> None:
         host = self._hosts.pop(version)

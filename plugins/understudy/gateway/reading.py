@@ -44,6 +44,7 @@ def read_off(
         exposed_percent=exposure.percent if exposure and live else 0.0,
         lease_left=max(0.0, (exposure.lease_expires_at or 0) - now) if exposure else 0.0,
         document_error=follower.document_error is not None,
+        feature_set_error=follower.feature_set_error is not None,
         versions=_versions(serving) if serving else (),
         challenger=_hosted(serving, scorer) if serving else None,
         mirror_rows={
@@ -96,6 +97,8 @@ def status(
         "waiting_for": follower.waiting_for,
         "loading": follower.loading,
         "document_error": follower.document_error,
+        "feature_set": exposure.feature_set if exposure else None,
+        "feature_set_error": follower.feature_set_error,
         "events": {
             "requests": requests.written,
             "outcomes": outcomes.written,

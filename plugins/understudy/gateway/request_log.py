@@ -95,7 +95,9 @@ class RequestLog:
             self._writer.append([self._line(served, answers, rows)])
         except EventsUnwritable as error:
             if not self.broken:
-                _log.error("serving the champion only: %s", error.message)
+                _log.error(
+                    "serving the champion only: %s See docs/runbooks/events-are-lost.md.", error.message
+                )
             self.broken = error.message
             self._next_try = time.monotonic() + _RETRY_SECONDS
             raise

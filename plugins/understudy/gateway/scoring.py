@@ -251,7 +251,7 @@ class Scorer:
         if opened:
             _log.error(
                 "[BREAKER_OPEN] Version %s is not asked any more and the champion answers for it: %s. A single call is tried "
-                "every %g s.",
+                "every %g s. See docs/runbooks/breaker-opened.md.",
                 challenger.version,
                 breaker.reason,
                 self._rules.rest,

@@ -155,7 +155,7 @@ class Gateway:
             raise protocol.unavailable(
                 f"No champion of {self.config.model} is loaded yet; see /status, try again."
             )
-        batch = serving.champion.read(body, content_type)
+        batch = serving.champion.read(body, content_type, serving.exposure.feature_set)
         served = self._served(serving, batch, received_at, request_id, body, content_type, headers)
         answered = self._answered_here(served, serving) or await self._scored(served, serving)
         if not self._logged(served, answered):

@@ -102,6 +102,8 @@ class _Csv(_Table):
         text: The body.
     """
 
+    typed = False
+
     def __init__(self, text: str) -> None:
         import pandas as pd
 

@@ -22,11 +22,11 @@ from mlflow.utils.proto_json_utils import NumpyEncoder
 
 from understudy.errors import BadUpstream
 from understudy.gateway.frames import LARGEST_ANSWER
+from understudy.registry import UPSTREAM_TAG
 from understudy.settings import Settings
 
 __all__ = [
     "TOKEN",
-    "UPSTREAM_TAG",
     "UpstreamBadAnswer",
     "UpstreamFailed",
     "UpstreamModel",
@@ -36,9 +36,6 @@ __all__ = [
     "address_in",
     "open_upstream",
 ]
-
-UPSTREAM_TAG = "understudy.upstream"
-"""Tag of a registered version that holds the address of the server which answers for it."""
 
 TOKEN = "UNDERSTUDY_UPSTREAM_TOKEN"  # noqa: S105 - the name of the variable
 """Environment variable with the bearer token that upstream servers ask for, if they do."""

@@ -13,6 +13,7 @@ from understudy.spec.models import (
     Shadow,
     Traffic,
 )
+from understudy.spec.restoration import Consumer, Drill, Restoration, Scenario
 from understudy.spec.serving import Breaker, CriticalPath, Headers, Spike, Trial
 from understudy.spec.stages import Reach, Stage, reach_of
 
@@ -22,8 +23,10 @@ __all__ = [
     "Breaker",
     "Budget",
     "Check",
+    "Consumer",
     "CriticalPath",
     "Data",
+    "Drill",
     "Evaluation",
     "Experiment",
     "Headers",
@@ -33,8 +36,10 @@ __all__ = [
     "OffPolicy",
     "Reach",
     "Registry",
+    "Restoration",
     "Risk",
     "Role",
+    "Scenario",
     "Shadow",
     "Spike",
     "Stage",

@@ -12,6 +12,7 @@ from understudy.exposure import LONGEST_LEASE, column_and_value
 from understudy.spec.decisions import Budget, Limits, Risk
 from understudy.spec.fields import Column, Declared, Name, Seconds, below_the_data_folder
 from understudy.spec.metrics import Metric, MetricKind, Role
+from understudy.spec.restoration import Consumer, Drill, Restoration
 from understudy.spec.serving import Breaker, Headers, Trial
 from understudy.spec.stages import Stage, refuse_unless_climbing
 
@@ -210,6 +211,11 @@ class Experiment(Declared):
         None, description="Ceilings that the rehearsed policy must meet, or the run does not start."
     )
     registry: Registry = Field(Registry(), description="How the MLflow registry starts and follows it.")
+    consumers: tuple[Consumer, ...] = Field((), description="Who uses the answers; told after a rollback.")
+    rollback: Restoration = Field(Restoration(), description="Objectives of a rollback.")
+    drill: Drill = Field(
+        Drill(), description="How well the way back must have been practised before many units are exposed."
+    )
 
     @field_validator("schedule")
     @classmethod
@@ -261,6 +267,7 @@ class Experiment(Declared):
                 )
         self._rings_can_be_told()
         self._budgets_can_be_counted()
+        _refuse_repeats("consumer", [consumer.name for consumer in self.consumers])
         _refuse_repeats("check", [f"{check.suite} on {check.dataset}" for check in self.checks])
         return self
 

@@ -16,7 +16,7 @@ from understudy.settings import Settings
 
 __all__ = ["NEWEST", "Store", "revision_of", "upgrade"]
 
-NEWEST = "0006"
+NEWEST = "0008"
 """The revision of the schema that this code works with."""
 
 _BUSY_SECONDS = 30
@@ -88,7 +88,10 @@ class Store:
     def _answering(self) -> Iterator[None]:
         try:
             yield
-        except sa.exc.OperationalError as error:
+        # Which class a driver chooses for a database that is read-only, broken or closed to this user differs by engine.
+        except sa.exc.DBAPIError as error:
+            if _is_refused(error):
+                raise
             raise StoreError(
                 f"The store {_shown(self.engine.url)} does not work ({_cause(error)}), and nothing was changed. It must be "
                 "reachable, writable and have free space; put that right and run the step again."
@@ -97,6 +100,11 @@ class Store:
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+
+
+def _is_refused(error: sa.exc.DBAPIError) -> bool:
+    """Return whether the database works and one of its rules forbids this very change: a constraint, or a trigger of ours."""
+    return isinstance(error, sa.exc.IntegrityError) or getattr(error.orig, "pgcode", None) == "P0001"
 
 
 @contextmanager

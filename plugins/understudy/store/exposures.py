@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Collection, Iterable
 from dataclasses import replace
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -17,7 +18,7 @@ from sqlalchemy.engine import Connection
 from understudy.errors import StaleGeneration, StoreError
 from understudy.exposure import Exposure, publish, reach
 from understudy.settings import Settings
-from understudy.store import heads, ledger, runs, schema
+from understudy.store import heads, ledger, outbox, runs, schema, set_aside
 from understudy.store.database import Store
 
 __all__ = [
@@ -31,7 +32,10 @@ __all__ = [
     "raise_to",
     "renew",
     "set_champion",
+    "set_feature_sets",
     "stand_by",
+    "stop",
+    "take_over_orders",
 ]
 
 _PUBLISH = "publish_flags"
@@ -57,8 +61,13 @@ def adopt(connection: Connection, model: str, champion: str, *, actor: str, at: 
     current = find(connection, model)
     if current and (current.champion == champion or current.challenger):
         return current
-    adopted = Exposure(model, generation=current.generation + 1 if current else 1, champion=champion)
-    _save(connection, adopted)
+    adopted = Exposure(
+        model,
+        generation=current.generation + 1 if current else 1,
+        champion=champion,
+        feature_set=current.feature_set if current else None,
+    )
+    _serve(connection, adopted, at)
     ledger.append(
         connection,
         at=at,
@@ -72,7 +81,6 @@ def adopt(connection: Connection, model: str, champion: str, *, actor: str, at: 
             "generation": adopted.generation,
         },
     )
-    _enqueue(connection, at)
     return adopted
 
 
@@ -102,21 +110,24 @@ def raise_to(
     """
     run = runs.get(connection, run_id)
     current = _known(connection, run.model)
-    _refuse_unless_next(run, current, stage)
-    raised = Exposure(
-        run.model,
-        current.generation + 1,
-        run.champion,
-        run.version,
-        run_id,
-        stage,
-        percent,
-        int(at + lease),
+    runs.require_next(run, stage)
+    if current.challenger and current.run_id != run_id:
+        raise StaleGeneration(
+            f"Model {run.model} is exposed by run {current.run_id}, not by {run_id}. Only its own run may."
+        )
+    raised = _after(
+        current,
+        champion=run.champion,
+        challenger=run.version,
+        run_id=run_id,
+        stage=stage,
+        percent=percent,
+        lease_expires_at=int(at + lease),
         contained=current.contained if current.run_id == run_id else (),
         rings=tuple(rings),
         lease_seconds=lease,
     )
-    _save(connection, raised)
+    _serve(connection, raised, at)
     if stage != run.stage:
         runs.enter_stage(connection, run_id, stage, at)
     ledger.append(
@@ -138,7 +149,6 @@ def raise_to(
             "lease_before": current.lease_expires_at,
         },
     )
-    _enqueue(connection, at)
     return raised
 
 
@@ -160,28 +170,21 @@ def stand_by(connection: Connection, run_id: str, *, mirror: bool = False, at: f
         raise StaleGeneration(
             f"Run {run_id} is {run.state}, and a challenger stands by before exposure. Start a new run."
         )
-    waiting = Exposure(run.model, current.generation + 1, run.champion, run.version, run_id, mirror=mirror)
-    _save(connection, waiting)
+    waiting = _after(current, champion=run.champion, challenger=run.version, run_id=run_id, mirror=mirror)
+    _serve(connection, waiting, at)
     action, reason = (
         ("mirror.started", "Live requests are copied to the challenger; nobody sees its answers.")
         if mirror
         else ("challenger.stood_by", "The gateways load the challenger before anybody is exposed.")
     )
+    body = {
+        "generation": waiting.generation,
+        "version": run.version,
+        "lease_before": current.lease_expires_at,
+    }
     ledger.append(
-        connection,
-        at=at,
-        actor="understudy",
-        action=action,
-        model=run.model,
-        run_id=run_id,
-        reason=reason,
-        body={
-            "generation": waiting.generation,
-            "version": run.version,
-            "lease_before": current.lease_expires_at,
-        },
-    )
-    _enqueue(connection, at)
+        connection, at=at, actor="understudy", action=action, model=run.model, run_id=run_id, reason=reason, body=body
+    )  # fmt: skip
     return waiting
 
 
@@ -196,8 +199,7 @@ def renew(connection: Connection, run_id: str, lease: float, *, at: float) -> Ex
     if current is None:
         return None
     renewed = replace(current, lease_expires_at=int(at + lease), lease_seconds=lease)
-    _save(connection, renewed)
-    _enqueue(connection, at)
+    _serve(connection, renewed, at)
     return renewed
 
 
@@ -229,7 +231,7 @@ def contain(
     if contained == current:
         return current
     contained = replace(contained, generation=current.generation + 1)
-    _save(connection, contained)
+    _serve(connection, contained, at)
     ledger.append(
         connection,
         at=at,
@@ -246,7 +248,6 @@ def contain(
             "lease_before": current.lease_expires_at,
         },
     )
-    _enqueue(connection, at)
     return contained
 
 
@@ -255,26 +256,28 @@ def drop(connection: Connection, model: str, *, actor: str, reason: str, at: flo
     current = _known(connection, model)
     if current.challenger is None:
         return current
-    dropped = Exposure(model, current.generation + 1, current.champion)
-    _save(connection, dropped)
+    dropped = _after(current)
+    _serve(connection, dropped, at)
+    body = {
+        "from": current.percent,
+        "to": 0,
+        "generation": dropped.generation,
+        "version": current.challenger,
+        "lease_before": current.lease_expires_at,
+    }
     ledger.append(
-        connection,
-        at=at,
-        actor=actor,
-        action="exposure.dropped",
-        model=model,
-        run_id=current.run_id,
-        reason=reason,
-        body={
-            "from": current.percent,
-            "to": 0,
-            "generation": dropped.generation,
-            "version": current.challenger,
-            "lease_before": current.lease_expires_at,
-        },
-    )
-    _enqueue(connection, at)
+        connection, at=at, actor=actor, action="exposure.dropped", model=model, run_id=current.run_id, reason=reason, body=body
+    )  # fmt: skip
     return dropped
+
+
+def stop(connection: Connection, model: str, *, actor: str, reason: str, at: float) -> None:
+    """Send every unit back to the champion and mark the run that is on, so that it never raises exposure again."""
+    run = runs.active(connection, model)
+    if run:
+        runs.set_state(connection, run.run_id, runs.RunState.ROLLING_BACK, at)
+    if find(connection, model):
+        drop(connection, model, actor=actor, reason=reason, at=at)
 
 
 def promote(connection: Connection, run_id: str, *, at: float) -> Exposure:
@@ -289,9 +292,8 @@ def promote(connection: Connection, run_id: str, *, at: float) -> Exposure:
         raise StaleGeneration(
             f"Run {run_id} is {run.state}, so its promotion is void. A rollback overtook it."
         )
-    promoted = Exposure(run.model, current.generation + 1, run.version)
-    _save(connection, promoted)
-    _enqueue(connection, at)
+    promoted = _after(current, champion=run.version)
+    _serve(connection, promoted, at)
     return promoted
 
 
@@ -300,34 +302,57 @@ def set_champion(connection: Connection, model: str, version: str, *, at: float)
     current = _known(connection, model)
     if current.champion == version and current.challenger is None:
         return current
-    changed = Exposure(model, current.generation + 1, version)
-    _save(connection, changed)
-    _enqueue(connection, at)
+    changed = _after(current, champion=version)
+    _serve(connection, changed, at)
     return changed
 
 
+def set_feature_sets(
+    connection: Connection, model: str, champion: str | None, challenger: str | None, *, at: float
+) -> Exposure:
+    """Name the feature sets of champion and challenger, whatever they were before; safe to repeat."""
+    current = _known(connection, model)
+    if (current.feature_set, current.challenger_feature_set) == (champion, challenger):
+        return current
+    changed = replace(
+        current,
+        feature_set=champion,
+        challenger_feature_set=challenger,
+        generation=current.generation + 1,
+    )
+    _serve(connection, changed, at)
+    return changed
+
+
+def take_over_orders(store: Store, settings: Settings) -> None:
+    """Write rollbacks into the store that were asked for while it could not be written; nothing may rise before that.
+
+    Raises:
+        StoreError: It still cannot be written.
+    """
+    set_aside.take_over(store, settings.home, stop)
+
+
 def publish_flags(store: Store, settings: Settings) -> None:
-    """Write the flag document from the store and mark the outbox done; safe to repeat at any time."""
+    """Write the flag document from the store and mark the outbox done; safe to repeat at any time.
+
+    Raises:
+        StoreError: The store does not answer, or holds less than what was asked for and cannot be written.
+    """
     settings.home.mkdir(parents=True, exist_ok=True)
     with (settings.home / "flags.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        take_over_orders(store, settings)
         with store.read() as connection:
             exposures = every(connection)
-            newest = connection.execute(sa.select(sa.func.max(schema.outbox.c.id))).scalar()
+            noted = outbox.pending(connection, _PUBLISH)
             head = ledger.head(connection)
         publish(settings.flags_path, exposures)
         heads.keep(settings.ledger_head_path, head)
-    if newest is not None:
+    if noted:
         with store.write() as connection:
-            connection.execute(
-                schema.outbox.update()
-                .where(
-                    schema.outbox.c.id <= newest,
-                    schema.outbox.c.kind == _PUBLISH,
-                    schema.outbox.c.done_at.is_(None),
-                )
-                .values(done_at=store.clock())
-            )
+            for errand in noted:
+                outbox.mark_done(connection, errand, at=store.clock())
 
 
 def _known(connection: Connection, model: str) -> Exposure:
@@ -339,23 +364,6 @@ def _known(connection: Connection, model: str) -> Exposure:
     return current
 
 
-def _refuse_unless_next(run: runs.Run, current: Exposure, stage: int) -> None:
-    """Refuse a run that may not raise exposure at all, or not to this stage."""
-    if not run.state.may_expose:
-        raise StaleGeneration(
-            f"Run {run.run_id} is {run.state} and may not raise exposure of {run.model}. A run on its way back stays down; "
-            "start a new run."
-        )
-    if stage not in (run.stage, run.stage + 1) or stage < 1:
-        raise StaleGeneration(
-            f"Run {run.run_id} is at stage {run.stage} and cannot go to stage {stage}. Stages are taken one by one."
-        )
-    if current.challenger and current.run_id != run.run_id:
-        raise StaleGeneration(
-            f"Model {run.model} is exposed by run {current.run_id}, not by {run.run_id}. Only its own run may."
-        )
-
-
 def _exposed_by(connection: Connection, run_id: str, at: float) -> Exposure | None:
     """Return what a run exposes at ``at``, or nothing: another run does, its lease lapsed, or it is on its way out."""
     run = runs.get(connection, run_id)
@@ -365,12 +373,25 @@ def _exposed_by(connection: Connection, run_id: str, at: float) -> Exposure | No
     return current
 
 
-def _save(connection: Connection, exposure: Exposure) -> None:
+def _after(current: Exposure, **changes: Any) -> Exposure:
+    """Return the next generation: the same champion and feature sets, and nobody exposed, but for some changes.
+
+    What the challenger was admitted with is kept while none is on: after a mirror its run goes on.
+    """
+    kept = Exposure(
+        current.model,
+        current.generation + 1,
+        current.champion,
+        feature_set=current.feature_set,
+        challenger_feature_set=current.challenger_feature_set,
+    )
+    return replace(kept, **changes)
+
+
+def _serve(connection: Connection, exposure: Exposure, at: float) -> None:
+    """Put an exposure in the place of the one before, and note that it must be published."""
     values = dict(exposure.__dict__)
     row = schema.exposures.c.model == exposure.model
     if not connection.execute(schema.exposures.update().where(row).values(**values)).rowcount:
         connection.execute(schema.exposures.insert().values(**values))
-
-
-def _enqueue(connection: Connection, at: float) -> None:
-    connection.execute(schema.outbox.insert().values(kind=_PUBLISH, body={}, at=at))
+    outbox.put(connection, _PUBLISH, {}, at=at)

@@ -7,7 +7,7 @@ that says which entry is the newest. `examine` finds what got past them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +125,7 @@ def entries(
     *,
     trace_id: str | None = None,
     generation: int | None = None,
+    actions: Collection[str] | None = None,
 ) -> list[Entry]:
     """Return the entries in order.
 
@@ -135,6 +136,7 @@ def entries(
         newest: Only the last so many.
         trace_id: Only those of this trace.
         generation: Only those that put this generation of exposure in force.
+        actions: Only these actions.
     """
     query = sa.select(schema.ledger).order_by(schema.ledger.c.seq.desc()).limit(newest)
     if model is not None:
@@ -145,6 +147,8 @@ def entries(
         query = query.where(schema.ledger.c.body["trace_id"].as_string() == trace_id)
     if generation is not None:
         query = query.where(schema.ledger.c.body["generation"].as_integer() == generation)
+    if actions is not None:
+        query = query.where(schema.ledger.c.action.in_(actions))
     return [Entry(**row._mapping) for row in reversed(connection.execute(query).all())]
 
 

@@ -18,8 +18,10 @@ __all__ = [
     "accepted_starts",
     "newest_look",
     "newest_of_each_step",
+    "newest_rollback_point",
     "record_verdict",
     "rollback_point",
+    "rollback_points",
     "save_rollback_point",
     "verdicts_of",
 ]
@@ -147,6 +149,21 @@ def rollback_point(connection: Connection, run_id: str) -> Mapping[str, Any] | N
     row = connection.execute(
         sa.select(schema.rollback_points).where(schema.rollback_points.c.run_id == run_id)
     ).first()
+    return dict(row._mapping) if row else None
+
+
+def rollback_points(connection: Connection, model: str) -> list[Mapping[str, Any]]:
+    """Return every rollback point of a model, oldest first."""
+    table = schema.rollback_points
+    query = sa.select(table).where(table.c.model == model).order_by(table.c.at, table.c.run_id)
+    return [dict(row._mapping) for row in connection.execute(query)]
+
+
+def newest_rollback_point(connection: Connection, model: str) -> Mapping[str, Any] | None:
+    """Return the rollback point that was taken last of a model, if one was."""
+    table = schema.rollback_points
+    query = sa.select(table).where(table.c.model == model).order_by(table.c.at.desc(), table.c.run_id.desc())
+    row = connection.execute(query.limit(1)).first()
     return dict(row._mapping) if row else None
 
 

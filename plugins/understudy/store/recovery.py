@@ -221,7 +221,9 @@ def _reset(
     reason: str,
     now: float,
 ) -> Exposure:
-    exposure = Exposure(model, newest.generation + STRIDE, newest.champion)
+    # Of a champion that only others remember nobody remembers the feature set; the next start finds it again.
+    features = known.feature_set if known and known.champion == newest.champion else None
+    exposure = Exposure(model, newest.generation + STRIDE, newest.champion, feature_set=features)
     connection.execute(schema.exposures.delete().where(schema.exposures.c.model == model))
     connection.execute(schema.exposures.insert().values(**exposure.__dict__))
     ledger.append(

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from understudy import telemetry
-from understudy.errors import ConcurrentRun, NoSuchRun
-from understudy.store import ledger, schema
+from understudy.errors import ConcurrentRun, NoSuchRun, StaleGeneration
+from understudy.store import ledger, schema, unfinished
 
 __all__ = [
     "Run",
@@ -26,6 +26,7 @@ __all__ = [
     "get",
     "in_mlflow",
     "latest",
+    "require_next",
     "set_mlflow_run",
     "set_state",
     "since",
@@ -130,6 +131,7 @@ def create(
 
     Raises:
         ConcurrentRun: Another run of this model has not ended.
+        RollbackUnfinished: A rollback of this model has not ended.
     """
     model, experiment = spec["model"], spec["name"]
     holder = active(connection, model)
@@ -138,11 +140,9 @@ def create(
             f"Model {model} is held by run {holder.run_id} ({holder.state}, stage {holder.stage}). One run per model at "
             f"a time: wait for it, or end it with the DAG `rollback` or `understudy rollback {model} --reason ...`."
         )
-    count = connection.execute(
-        sa.select(sa.func.count())
-        .select_from(schema.runs)
-        .where(schema.runs.c.experiment == experiment, schema.runs.c.version == version)
-    ).scalar_one()
+    unfinished.refuse(connection, model)
+    same = (schema.runs.c.experiment == experiment, schema.runs.c.version == version)
+    count = connection.execute(sa.select(sa.func.count()).select_from(schema.runs).where(*same)).scalar_one()
     run_id = f"{experiment}-v{version}-{count + 1}"
     connection.execute(
         schema.runs.insert().values(
@@ -242,6 +242,23 @@ def in_mlflow(connection: Connection) -> set[str]:
     """Return the ids of the MLflow runs that record runs of this store."""
     found = connection.execute(sa.select(schema.runs.c.mlflow_run_id)).scalars()
     return {mlflow_run_id for mlflow_run_id in found if mlflow_run_id}
+
+
+def require_next(run: Run, stage: int) -> None:
+    """Refuse a run that may not raise exposure at all, or not to this stage.
+
+    Raises:
+        StaleGeneration: It is on its way back or has ended, or it would skip a stage.
+    """
+    if not run.state.may_expose:
+        raise StaleGeneration(
+            f"Run {run.run_id} is {run.state} and may not raise exposure of {run.model}. A run on its way back stays down; "
+            "start a new run."
+        )
+    if stage not in (run.stage, run.stage + 1) or stage < 1:
+        raise StaleGeneration(
+            f"Run {run.run_id} is at stage {run.stage} and cannot go to stage {stage}. Stages are taken one by one."
+        )
 
 
 def enter_stage(connection: Connection, run_id: str, stage: int, at: float) -> None:

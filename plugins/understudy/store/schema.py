@@ -7,11 +7,13 @@ import sqlalchemy as sa
 __all__ = [
     "certificates",
     "exposures",
+    "feature_sets",
     "ledger",
     "ledger_head",
     "metadata",
     "moments",
     "outbox",
+    "readiness_checks",
     "registry_starts",
     "rollback_points",
     "runs",
@@ -64,6 +66,9 @@ exposures = sa.Table(
     # Cohorts that are exposed further than everybody else, as ["column=value", percent].
     sa.Column("rings", sa.JSON, nullable=False, server_default=sa.text("'[]'")),
     sa.Column("lease_seconds", sa.Float, nullable=False, server_default=sa.text("86400")),
+    # The feature set that requests must carry, and the one with which the challenger was admitted; null where none is registered.
+    sa.Column("feature_set", sa.String(100)),
+    sa.Column("challenger_feature_set", sa.String(100)),
 )
 
 verdicts = sa.Table(
@@ -102,6 +107,50 @@ rollback_points = sa.Table(
     sa.Column("version", sa.String(20), nullable=False),
     sa.Column("manifest", sa.JSON, nullable=False),
     sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
+
+# What a look at a rollback point found; the newest one counts.
+readiness_checks = sa.Table(
+    "readiness_checks",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("run_id", sa.String(200), nullable=False, index=True),
+    sa.Column("model", sa.String(200), nullable=False),
+    sa.Column("version", sa.String(20), nullable=False),
+    sa.Column("ready", sa.Boolean, nullable=False),
+    sa.Column("sentence", sa.Text, nullable=False),
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
+
+# What was practised on a copy of a model, a row a scenario; the newest of each counts.
+drills = sa.Table(
+    "drills",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("drill_id", sa.String(100), nullable=False),
+    sa.Column("model", sa.String(200), nullable=False, index=True),
+    sa.Column("version", sa.String(20), nullable=False),
+    sa.Column("scenario", sa.String(40), nullable=False),
+    sa.Column("passed", sa.Boolean, nullable=False),
+    sa.Column("sentence", sa.Text, nullable=False),
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
+
+# Versions of the features of a model; a registered one does not change.
+feature_sets = sa.Table(
+    "feature_sets",
+    metadata,
+    sa.Column("model", sa.String(200), primary_key=True),
+    sa.Column("name", sa.String(100), primary_key=True),
+    # As [name, type] in the order of the signature.
+    sa.Column("columns", sa.JSON, nullable=False),
+    # SHA-256 of whatever makes the features, and of rows that it made; both are snapshots.
+    sa.Column("transformation", sa.String(64), nullable=False),
+    sa.Column("snapshot", sa.String(64), nullable=False),
+    sa.Column("actor", sa.String(200), nullable=False),
     sa.Column("at", sa.Float, nullable=False),
 )
 

@@ -8,33 +8,36 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.errors import DataMissing, VersionIncompatible
+from understudy.errors import ArtifactUnloadable, DataMissing, UnderstudyError, VersionIncompatible
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["one_per_row", "probabilities", "read_dataset"]
+__all__ = ["one_per_row", "probabilities", "proven", "read_dataset"]
 
 
-def read_dataset(data: Path, relative: str) -> pd.DataFrame:
+def read_dataset(path: Path, name: str) -> pd.DataFrame:
     """Read a Parquet dataset of a spec.
+
+    Args:
+        path: Where it lies.
+        name: What the spec calls it, for messages.
 
     Raises:
         DataMissing: It is not there, not Parquet, or has no rows.
     """
     import pandas as pd
 
-    path = data / relative
     try:
         frame = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise DataMissing(
-            f"The dataset {relative} cannot be read from {data} ({type(error).__name__}). The spec's `data` section needs "
+            f"The dataset {name} cannot be read from {path.parent} ({type(error).__name__}). The spec's `data` section needs "
             "a Parquet file there; check UNDERSTUDY_DATA and the path."
         ) from error
     if frame.empty:
         raise DataMissing(
-            f"The dataset {relative} has no rows, and no data never passes. Write it again with rows."
+            f"The dataset {name} has no rows, and no data never passes. Write it again with rows."
         )
     return frame
 
@@ -76,3 +79,35 @@ def one_per_row(answers: Any, rows: int) -> NDArray[np.float64]:
             "two class probabilities, per row; log it with `pyfunc_predict_fn='predict_proba'`."
         )
     return found
+
+
+def proven(model: Any, frame: pd.DataFrame, version: str, source: str) -> NDArray[np.float64]:
+    """Score a frame with a version that has to prove that it can.
+
+    Args:
+        model: A loaded pyfunc model.
+        frame: One row per request.
+        version: Whose model it is, for the message: ``"Version 3 of delay"``.
+        source: Where the rows are from, for the message.
+
+    Returns:
+        One finite number per row.
+
+    Raises:
+        ArtifactUnloadable: It cannot score them, or answers with what is no number.
+        VersionIncompatible: It answers with something else than one number per row.
+    """
+    try:
+        answers = probabilities(model, frame)
+    except UnderstudyError:
+        raise
+    except Exception as error:
+        raise ArtifactUnloadable(
+            f"{version} loads but cannot score {source} ({type(error).__name__}: "
+            f"{str(error)[:200].partition(chr(10))[0]}). Compare its signature with the columns there."
+        ) from error
+    if not np.isfinite(answers).all():
+        raise ArtifactUnloadable(
+            f"{version} answers with values that are not numbers. Handle missing values in the model."
+        )
+    return answers
