@@ -1,4 +1,4 @@
-"""Registers Understudy's console and task-page buttons with Airflow; nothing else.
+"""Registers Understudy's console, webhook and task-page buttons with Airflow; nothing else.
 
 The only file of this folder that Airflow scans (see ``.airflowignore``). Every Airflow component imports it, but only
 the API server serves pages, so the console is imported with the first request to it.
@@ -21,6 +21,18 @@ def _console() -> Any:
     return create_app()
 
 
+@cache
+def _webhook() -> Any:
+    from understudy.console.webhook import create_webhook
+
+    return create_webhook()
+
+
+async def webhook(scope: Any, receive: Any, send: Any) -> None:
+    """Hand a request to the webhook. It takes nothing that is not signed with the shared secret."""
+    await _webhook()(scope, receive, send)
+
+
 async def console(scope: Any, receive: Any, send: Any) -> None:
     """Hand a request to the console. The console's app carries the authentication itself and fails closed."""
     await _console()(scope, receive, send)
@@ -31,7 +43,8 @@ class UnderstudyPlugin(AirflowPlugin):
 
     name = "understudy"
     fastapi_apps: ClassVar[list[Any]] = [
-        {"app": console, "url_prefix": "/understudy", "name": "Understudy console"}
+        {"app": console, "url_prefix": "/understudy", "name": "Understudy console"},
+        {"app": webhook, "url_prefix": "/understudy-webhook", "name": "Understudy webhook"},
     ]
     external_views: ClassVar[list[Any]] = [
         {

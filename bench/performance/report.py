@@ -13,9 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from bench.performance.goals import goals
+from bench.performance import returns
+from bench.performance.goals import Goal, goals
 from bench.performance.models import TITLES
-from bench.performance.series import Measured, Series, Serving, Soak
+from bench.performance.series import Measured, Rollbacks, Series, Serving, Soak
 from bench.performance.trend import trends
 
 __all__ = ["DOCS", "made", "store", "text"]
@@ -35,10 +36,10 @@ _PACKAGES = (
 
 _HEAD = """# Performance
 
-<!-- Written by `make bench ARGS="serving soak"`; do not edit. -->
+<!-- Written by `make bench ARGS="serving soak rollback"`; do not edit. -->
 
-What serving costs, measured on one machine that also makes the load. Absolute figures are worth little elsewhere; ratios within
-one run are worth more. [performance.json](performance.json) has every round.
+What serving costs and how long the way back takes, measured on one machine that also makes the load. Absolute figures are worth
+little elsewhere; ratios within one run are worth more. [performance.json](performance.json) has every round.
 """
 _SERVING = """## Serving
 
@@ -81,11 +82,16 @@ def made(command: str, **settings: float) -> dict[str, str]:
     }
 
 
-def store(docs: Path, found: Serving | Soak) -> None:
+def store(docs: Path, found: Serving | Soak | Rollbacks) -> None:
     """Put a measurement in the place of the last one of its kind, and write the page anew."""
     path = docs / "performance.json"
     known = msgspec.json.decode(path.read_bytes(), type=Measured) if path.exists() else Measured()
-    known = replace(known, serving=found) if isinstance(found, Serving) else replace(known, soak=found)
+    if isinstance(found, Serving):
+        known = replace(known, serving=found)
+    elif isinstance(found, Soak):
+        known = replace(known, soak=found)
+    else:
+        known = replace(known, rollback=found)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(known), indent=1) + b"\n")
     (docs / "performance.md").write_text(text(known))
     print(f"Written: {docs / 'performance.md'} and performance.json")
@@ -99,6 +105,8 @@ def text(known: Measured) -> str:
         lines += [_PARTS, *_parts(known.serving.parts), "### Memory", "", *_memory(known.serving)]
     if known.soak is not None:
         lines += [_SOAK, *_facts(known.soak.made), *_soak(known.soak)]
+    if known.rollback is not None:
+        lines += [returns.HEAD, *_facts(known.rollback.made), *_rollbacks(known.rollback)]
     return "\n".join(lines).replace("\n\n\n", "\n\n").rstrip() + "\n"
 
 
@@ -120,11 +128,24 @@ def _goals(serving: Serving) -> Iterator[str]:
     found = goals(serving)
     judged = [goal.met for goal in found if goal.met is not None]
     yield from ("### Goals", "", f"{judged.count(True)} of {len(judged)} are met.", "")
+    yield from _judged(found)
+    yield from ("", "MLServer is not among the packages that this project locks, so it is not measured.", "")
+
+
+def _judged(found: list[Goal]) -> Iterator[str]:
     yield from _table("what", "goal", "found", "")
     for goal in found:
         number = "not measured" if goal.found is None else f"{_number(goal.found)} {goal.unit}"
         yield _line(goal.what, goal.asked, number, {True: "met", False: "**not met**", None: ""}[goal.met])
-    yield from ("", "MLServer is not among the packages that this project locks, so it is not measured.", "")
+
+
+def _rollbacks(found: Rollbacks) -> Iterator[str]:
+    yield from _judged(returns.goals(found))
+    yield ""
+    yield from _table(
+        "seconds", "rollbacks", *(f"p{100 * share:g}" for share in returns.SHOWN[:-1]), "longest"
+    )
+    yield from (_line(*cells) for cells in returns.rows(found))
 
 
 def _servers(serving: Serving) -> Iterator[str]:

@@ -115,9 +115,40 @@ class Soak:
     samples: list[Sample]
 
 
+@dataclass(frozen=True)
+class Return:
+    """One rollback.
+
+    Attributes:
+        by: ``"engine"`` or ``"command"``.
+        zero: Seconds until the last gateway exposed nobody.
+        verified: Seconds until everything was read back.
+        steps: Seconds until each step was done, as the ledger has them.
+    """
+
+    by: str
+    zero: float
+    verified: float
+    steps: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Rollbacks:
+    """What `bench.rollback` found.
+
+    Attributes:
+        made: Where, when and how.
+        returns: The rollbacks.
+    """
+
+    made: dict[str, str]
+    returns: list[Return]
+
+
 @dataclass
 class Measured:
     """All of docs/performance.json; a part that was never measured is nothing."""
 
     serving: Serving | None = None
     soak: Soak | None = None
+    rollback: Rollbacks | None = None

@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench.performance import report
+from bench.performance import report, returns
 from bench.performance.goals import Goal, goals
-from bench.performance.series import Measured, Round, Sample, Series, Serving, Soak
+from bench.performance.series import Measured, Return, Rollbacks, Round, Sample, Series, Serving, Soak
 from bench.performance.trend import trends
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -114,15 +114,60 @@ def test_growth_is_told_from_noise_and_extrapolated() -> None:
     assert growing.in_words().startswith("+2,8")
 
 
+@pytest.mark.parametrize(
+    ("share", "found"), [(0.5, 50.0), (0.95, 95.0), (0.99, 99.0), (0.991, 100.0), (1.0, 100.0)]
+)
+def test_a_quantile_is_a_value_that_was_found_and_never_one_below_the_share(
+    share: float, found: float
+) -> None:
+    assert returns.quantile([float(value) for value in range(100, 0, -1)], share) == found
+    assert returns.quantile([7.0], share) == 7.0
+
+
+def rollbacks(zero: float = 0.1, verified: float = 2.0, slow: int = 0) -> Rollbacks:
+    """Return a hundred rollbacks by each way, some of them ten times as slow."""
+    found = [
+        Return(by, zero * factor, verified * factor, {"zero_exposure": zero, "registry": verified / 2})
+        for by in ("engine", "command")
+        for factor in [10.0] * slow + [1.0] * (100 - slow)
+    ]
+    return Rollbacks({"date": "2026-03-03"}, found)
+
+
+@pytest.mark.parametrize(
+    ("found", "met"),
+    [
+        (rollbacks(), [True, True]),
+        (rollbacks(zero=1.0), [False, True]),
+        (rollbacks(verified=5.0), [True, False]),
+        (rollbacks(slow=1), [True, True]),
+        (rollbacks(slow=2), [False, True]),
+        (rollbacks(slow=6), [False, False]),
+    ],
+)
+def test_a_slow_rollback_counts_as_soon_as_it_is_no_longer_rare(found: Rollbacks, met: list[bool]) -> None:
+    assert [goal.met for goal in returns.goals(found)] == met
+
+
+def test_the_page_has_every_distribution_of_the_rollbacks() -> None:
+    page = report.text(Measured(rollback=rollbacks(slow=1)))
+    assert "| zero, by the engine | 100 | 0.100 | 0.100 | 0.100 | 1.000 |" in page
+    assert "| verified, by the command | 100 | 2.000 | 2.000 | 2.000 | 20.000 |" in page
+    assert "| until registry was done, by the engine | 100 | 1.000 |" in page
+    assert "zero_exposure" not in page
+
+
 def test_each_measurement_takes_the_place_of_the_last_of_its_kind_and_leaves_the_other(
     tmp_path: Path,
 ) -> None:
     report.store(tmp_path, serving())
     report.store(tmp_path, soak())
+    report.store(tmp_path, rollbacks())
     report.store(tmp_path, replace(serving(), made={"date": "2026-02-02"}))
     page = (tmp_path / "performance.md").read_text()
     assert "2026-02-02" in page
     assert "## Soak" in page
+    assert "## Rollback" in page
     assert "600,000 rows" in page
     kept = msgspec.json.decode((tmp_path / "performance.json").read_bytes(), type=Measured)
     assert report.text(kept) == page

@@ -70,3 +70,12 @@ def viewer(airflow_web: Any, installation: Settings) -> TestClient:
     answer = client.post("/auth/token", json={"username": "reader", "password": "secret"})
     client.headers["Authorization"] = f"Bearer {answer.raise_for_status().json()['access_token']}"
     return client
+
+
+@pytest.fixture
+def boss(airflow_web: Any, installation: Settings) -> TestClient:
+    """A signed-in user who may trigger DAGs."""
+    client = TestClient(airflow_web, raise_server_exceptions=False, follow_redirects=False)
+    answer = client.post("/auth/token", json={"username": "boss", "password": "secret"})
+    client.headers["Authorization"] = f"Bearer {answer.raise_for_status().json()['access_token']}"
+    return client

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tests import declared
+from understudy.points.manifest import PARTS, digest_of, seal
 from understudy.spec import Stage, reach_of
-from understudy.store import Store, exposures, ledger, records, runs
+from understudy.store import Store, exposures, ledger, readiness, records, runs
+from understudy.store.readiness import Readiness
 from understudy.verdicts import Outcome, Verdict
 
 LADDER = [
@@ -56,6 +58,25 @@ def prepare(
         for step, sentence in _STEPS.items():
             records.record_verdict(connection, run.run_id, step, Verdict(Outcome.PASS, "ok", sentence), at=at)
     return run
+
+
+def take_point(store: Store, run: runs.Run, *, ready: bool | None) -> None:
+    """Take a prepared run's rollback point; None leaves it unproven."""
+    manifest = seal({name: {"nothing": None} for name in PARTS})
+    with store.write() as connection:
+        at = store.clock()
+        digest = digest_of(manifest)
+        records.save_rollback_point(connection, run.run_id, run.model, "1", manifest, digest, at=at)
+        if ready is not None:
+            told = (
+                "Version 1 answers the probe as it did."
+                if ready
+                else "snapshot, datasets a.parquet: recorded 1"
+            )
+            problems = () if ready else (told,)
+            readiness.record(
+                connection, Readiness(run.run_id, run.model, "1", ready, told, problems, 1.5, at)
+            )
 
 
 def expose(store: Store, run: runs.Run, stage: int, *, lease: float = 45) -> None:

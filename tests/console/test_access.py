@@ -49,16 +49,16 @@ def test_the_session_cookie_of_airflows_pages_is_enough(
     assert anonymous.get("/understudy/").status_code == 200
 
 
-def test_no_route_answers_a_stranger_and_none_writes(airflow_web: Any) -> None:
+def test_no_route_answers_a_stranger_and_one_alone_writes(airflow_web: Any) -> None:
     from understudy.console.app import create_app
 
     app = create_app()
     client = TestClient(app, raise_server_exceptions=False, follow_redirects=False)
-    assert len(app.routes) == len(PATHS)
+    assert len(app.routes) == len(PATHS) + 1
     for route in app.routes:
-        methods = getattr(route, "methods", None)
-        assert methods == {"GET"}, f"{route} is not a plain reading route: it would inherit no authentication"
-        answer = client.get(route.path.format(run_id="x"))  # type: ignore[attr-defined]
+        path, (method,) = route.path, route.methods  # type: ignore[attr-defined]
+        assert (method == "POST") == (path == "/rollback/{model}"), f"{route} is no plain reading route"
+        answer = client.request(method, path.format(run_id="x", model="x"))
         assert answer.status_code == 401, f"{route} answers a stranger with {answer.status_code}"
 
 

@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, FrameLocator, Locator, Page, expect, sync_playwright
 
 from tests.console import scenes
+from tests.servers import start_mlflow
 from understudy.processes.ports import HeldPort
 from understudy.processes.process import Process
 from understudy.settings import Settings
@@ -19,7 +20,7 @@ from understudy.stack.airflow_stack import airflow_settings
 from understudy.stack.credentials import Credentials
 from understudy.stack.environment import base_environment
 from understudy.stack.local_http import answers
-from understudy.store import Store, exposures
+from understudy.store import Store, exposures, ledger
 
 pytestmark = [pytest.mark.airflow, pytest.mark.browser, pytest.mark.stack]
 
@@ -46,11 +47,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     home, credentials = folder / "airflow", Credentials.keep_in(folder / "credentials.json")
     home.mkdir()
     (home / "passwords.json").write_text(json.dumps(credentials.passwords))
-    with HeldPort() as port, pytest.MonkeyPatch.context() as patch:
+    with HeldPort() as port, start_mlflow(folder / "mlflow") as mlflow, pytest.MonkeyPatch.context() as patch:
+        _register(mlflow)
         patch.setenv("UNDERSTUDY_HOME", str(folder / "understudy"))
         settings = Settings.from_env()
         env = base_environment(folder) | airflow_settings(home, port.url, port.number, credentials)
-        env |= {"UNDERSTUDY_HOME": str(settings.home), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+        env |= {"UNDERSTUDY_HOME": str(settings.home), "MLFLOW_TRACKING_URI": mlflow}
+        env["UNDERSTUDY_GATEWAY_URLS"] = ","
 
         def airflow(*arguments: str) -> Process:
             log = home / f"{arguments[0]}.log"
@@ -65,6 +68,19 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             server.wait_ready(lambda: answers(f"{port.url}/api/v2/version"), 180)
             yield Site(port.url, store, settings, credentials.passwords)
         store.close()
+
+
+def _register(mlflow: str) -> None:
+    """Register two versions of a model; the second one is champion."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(mlflow, mlflow)
+    client.create_registered_model("taxi-time")
+    run = client.create_run("0")
+    client.log_text(run.info.run_id, "flavors: {}", "model/MLmodel")
+    for _ in range(2):
+        client.create_model_version("taxi-time", f"{run.info.artifact_uri}/model", run.info.run_id)
+    client.set_registered_model_alias("taxi-time", "champion", "2")
 
 
 @pytest.fixture(scope="module")
@@ -145,20 +161,57 @@ def test_a_refresh_keeps_what_the_reader_is_looking_at(page: Page, site: Site) -
     expect(shown).to_be_visible()
     root = console.locator("html")
     root.evaluate("html => { html.scrollTop = 120 }")
-    shown.get_by_role("link", name="Roll back").evaluate("link => link.focus({ preventScroll: true })")
+    shown.get_by_role("button", name="Roll back").evaluate("link => link.focus({ preventScroll: true })")
     with site.store.write() as connection:
         exposures.set_champion(connection, "gate-change", "9", at=site.store.clock())
     expect(shown.get_by_text("Everyone is served by version 9.")).to_be_attached(timeout=PATIENCE)
     assert root.evaluate("html => html.scrollTop") == 120
-    expect(shown.get_by_role("link", name="Roll back")).to_be_focused()
+    expect(shown.get_by_role("button", name="Roll back")).to_be_focused()
 
 
-def test_the_rollback_button_leads_out_of_the_frame_to_airflows_own_form(page: Page, site: Site) -> None:
-    scenes.adopt(site.store, "taxi-time")
-    card(open_console(page), "taxi-time").get_by_role("link", name="Roll back").click()
-    page.wait_for_url(f"{site.url}/dags/rollback**")
-    page.get_by_test_id("trigger-dag-button").click()
-    expect(page.get_by_text("Registered model to roll back.")).to_be_visible(timeout=PATIENCE)
+def test_the_button_shows_the_plan_and_then_what_was_done_without_any_scheduler(
+    page: Page, site: Site
+) -> None:
+    scenes.adopt(site.store, "taxi-time", "2")
+    console = open_console(page)
+    shown = card(console, "taxi-time")
+    shown.get_by_role("button", name="Roll back").click()
+    dialog = console.get_by_role("dialog", name="Roll back taxi-time")
+    expect(dialog.get_by_text("Version 1 will serve everybody")).to_be_visible(timeout=PATIENCE)
+    expect(
+        dialog.get_by_text("exposure, registry, suites, serving, gateways, probe, consumers")
+    ).to_be_visible()
+    expect(dialog.get_by_text("about 5 s")).to_be_visible()
+    dialog.get_by_label("Kind of incident").select_option("latency_spike")
+    expect(dialog.get_by_text("exposure, serving, gateways, registry")).to_be_visible(timeout=PATIENCE)
+    dialog.get_by_role("button", name="Roll back now").click()
+    with site.store.read() as connection:
+        assert exposures.find(connection, "taxi-time").champion == "2", "no reason, no rollback"
+    dialog.get_by_label("What did you see?").fill("Taxis wait.")
+    dialog.get_by_role("button", name="Roll back now").click()
+    expect(dialog.get_by_text("Version 1 serves everybody again. Exposure was zero after")).to_be_visible(
+        timeout=PATIENCE
+    )
+    expect(dialog.get_by_role("row", name="consumers")).to_contain_text(" s")
+    expect(dialog.get_by_text("duration")).to_contain_text("met")
+    dialog.get_by_role("button", name="Close").click()
+    expect(shown.get_by_text("Everyone is served by version 1.")).to_be_visible(timeout=PATIENCE)
+    with site.store.read() as connection:
+        (done,) = ledger.entries(connection, model="taxi-time", actions=("rollback.finished",))
+    assert (done.actor, done.reason) == ("admin", "latency_spike: Taxis wait.")
+
+
+def test_a_model_that_cannot_be_rolled_back_is_named_and_nobody_is_exposed(page: Page, site: Site) -> None:
+    scenes.expose(site.store, scenes.prepare(site.store, "lost-model"), 2, lease=600)
+    console = open_console(page)
+    card(console, "lost-model").get_by_role("button", name="Roll back").click()
+    dialog = console.get_by_role("dialog")
+    expect(dialog.get_by_text("The plan cannot be shown.")).to_be_visible(timeout=PATIENCE)
+    dialog.get_by_label("What did you see?").fill("Nobody knows.")
+    dialog.get_by_role("button", name="Roll back now").click()
+    expect(dialog.get_by_role("status")).to_contain_text("no registered model 'lost-model'", timeout=PATIENCE)
+    with site.store.read() as connection:
+        assert not exposures.find(connection, "lost-model").exposed
 
 
 def test_the_report_opens_beside_airflow_in_a_window_of_its_own(page: Page, site: Site) -> None:

@@ -12,7 +12,9 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from tests.console import scenes
-from understudy.store import Store, exposures, ledger, runs
+from understudy.spec import Scenario
+from understudy.store import Store, drills, exposures, ledger, runs
+from understudy.store.drills import Drilled
 from understudy.verdicts import Outcome, Verdict
 
 pytestmark = pytest.mark.airflow
@@ -37,8 +39,18 @@ def test_a_model_without_a_run_is_served_by_its_champion(viewer: TestClient, sto
     scenes.adopt(store, "flight-delay", "7")
     page = _page(viewer)
     assert "Everyone is served by version 7." in page
-    assert 'href="../dags/rollback"' in page
     assert "experiment__" not in page
+
+
+def test_the_button_is_there_for_those_alone_who_may_trigger_the_rollback(
+    viewer: TestClient, boss: TestClient, store: Store
+) -> None:
+    scenes.adopt(store, "flight-delay", "7")
+    for path in ("/", "/fragment"):
+        assert 'data-way-back="flight-delay"' in boss.get(f"/understudy{path}").text
+        looked_at = viewer.get(f"/understudy{path}").text
+        assert 'data-way-back="' not in looked_at
+        assert "Rolling back takes the right to trigger the DAG" in looked_at
 
 
 def test_an_exposed_run_shows_share_stage_lease_verdicts_and_ledger(viewer: TestClient, store: Store) -> None:
@@ -54,6 +66,29 @@ def test_an_exposed_run_shows_share_stage_lease_verdicts_and_ledger(viewer: Test
     assert re.search(r'class="lease" data-until="\d+"><strong>4[3-5] s', page)
     assert "exposure.raised" in page
     assert "Weather features are in." in page
+
+
+def test_the_card_says_where_the_way_back_leads_and_whether_it_is_proven(
+    viewer: TestClient, store: Store
+) -> None:
+    scenes.adopt(store, "no-point")
+    for model, ready in (("unproven", None), ("proven", True), ("broken", False)):
+        scenes.take_point(store, scenes.prepare(store, model), ready=ready)
+    cards = {card[:20].split('"')[0]: card for card in _page(viewer).split('id="model-')[1:]}
+    assert "No run has taken a rollback point yet." in cards["no-point"]
+    assert "to version 1: Nobody has proven yet" in cards["unproven"]
+    assert "leads to version 1, proven <time" in cards["proven"]
+    assert 'class="lapsed">does not lead back</strong> to version 1: snapshot, datasets' in cards["broken"]
+
+
+def test_the_card_says_how_far_the_way_back_was_practised(viewer: TestClient, store: Store) -> None:
+    scenes.adopt(store, "churn", "7")
+    assert "not above 5 %</strong> None of 18 scenarios was ever played." in _page(viewer)
+    one = [Drilled("d", "churn", "7", scenario, True, "s", {}, store.clock()) for scenario in Scenario]
+    with store.write() as connection:
+        drills.record(connection, one, actor="ana", reason="a test")
+    assert "not above 5 %" not in _page(viewer)
+    assert "All 18 scenarios have passed." in _page(viewer)
 
 
 RINGED = [scenes.LADDER[3] | {"ring": ["origin=JFK"]}, *scenes.LADDER]

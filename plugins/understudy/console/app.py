@@ -1,7 +1,9 @@
 """The console's web application, mounted into Airflow's API server under ``/understudy``.
 
 Fail-closed: Airflow hands a mounted application no authentication, so the application itself carries it and every
-route inherits it. There is no route that writes; what changes something is Airflow's own form with its own rights.
+route inherits it. One route writes, `way_back`, and asks for the right to trigger the DAG ``rollback`` besides; everything else
+that changes something is Airflow's own form with its own rights. Monitoring systems without an account ask `webhook`, an
+application of its own.
 Every answer forbids the browser to load, send or embed anything that the page does not need.
 """
 
@@ -21,7 +23,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
-from understudy.console import page
+from understudy.console import consumers, page, way_back
 from understudy.errors import NoSuchRun, SettingMissing, StoreError, UnderstudyError
 
 __all__ = ["create_app"]
@@ -73,6 +75,7 @@ def create_app() -> FastAPI:
         redirect_slashes=False,
     )
     app.include_router(router)
+    app.include_router(way_back.router)
     app.middleware("http")(_guard_headers)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(NoSuchRun, _not_found)
@@ -88,20 +91,27 @@ def create_app() -> FastAPI:
 
 
 @router.get("/")
-def index() -> HTMLResponse:
+def index(may_roll_back: way_back.MayRollBack) -> HTMLResponse:
     """Return the page, filled, so that it says something before any script runs."""
+    from understudy.rollback.facts import INCIDENTS
+
+    consumers.look()
     now = time.time()
     nonce = secrets.token_urlsafe(16)
     policy = f"{_NOTHING}; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; img-src data:"
-    html = _templates.get_template("page.html").render(cards=_cards(), now=now, nonce=nonce)
+    html = _templates.get_template("page.html").render(
+        cards=_cards(), now=now, nonce=nonce, may_roll_back=may_roll_back, incidents=INCIDENTS
+    )
     return HTMLResponse(html, headers={"Content-Security-Policy": policy})
 
 
 @router.get("/fragment")
-def fragment() -> HTMLResponse:
+def fragment(may_roll_back: way_back.MayRollBack) -> HTMLResponse:
     """Return the part of the page that changes."""
-    now = time.time()
-    return HTMLResponse(_templates.get_template("models.html").render(cards=_cards(), now=now))
+    html = _templates.get_template("models.html").render(
+        cards=_cards(), now=time.time(), may_roll_back=may_roll_back
+    )
+    return HTMLResponse(html)
 
 
 @router.get("/api/status")

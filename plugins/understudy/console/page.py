@@ -57,7 +57,7 @@ class Card:
         ladder: The rungs; empty without a run.
         stage: Time and rules of the present stage, in words.
         state: The whole state as :func:`understudy.lifecycle.status.status` gives it.
-        links: Addresses relative to the page, by ``rollback``, ``experiment``, ``airflow``, ``mlflow``, ``report``.
+        links: Addresses relative to the page, by ``experiment``, ``airflow``, ``mlflow``, ``report``.
         command: The way back with Airflow down.
     """
 
@@ -249,10 +249,9 @@ def _stage(state: Mapping[str, Any]) -> str:
 
 def _links(state: Mapping[str, Any], mlflow: str) -> dict[str, str]:
     """Return addresses relative to the page, so that they hold behind any proxy and under any base path."""
-    links = {"rollback": "../dags/rollback"}
     if not state["run"]:
-        return links
-    links["report"] = f"reports/{quote(state['run'], safe='')}"
+        return {}
+    links = {"report": f"reports/{quote(state['run'], safe='')}"}
     from understudy.orchestration.catalog import dag_id_of
 
     links["experiment"] = f"../dags/{quote(dag_id_of(state['experiment']), safe='')}"

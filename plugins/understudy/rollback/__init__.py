@@ -1,5 +1,5 @@
 """The way back: zero exposure first, then the registry, then every gateway, then proof."""
 
-from understudy.rollback.execute import execute
+from understudy.rollback.execute import execute, resume
 
-__all__ = ["execute"]
+__all__ = ["execute", "resume"]

@@ -55,9 +55,10 @@
 
   function replace(element, html) {
     const scroll = document.scrollingElement.scrollTop;
-    const focused = element.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+    const name = control => control.getAttribute("href") ?? control.dataset.wayBack;
+    const focused = element.contains(document.activeElement) ? name(document.activeElement) : null;
     element.innerHTML = html;
-    if (focused) [...element.querySelectorAll("a")].find(link => link.getAttribute("href") === focused)?.focus({ preventScroll: true });
+    if (focused) [...element.querySelectorAll("a, button")].find(control => name(control) === focused)?.focus({ preventScroll: true });
     document.scrollingElement.scrollTop = scroll;
   }
 
