@@ -28,7 +28,7 @@ SYSTEM := chromium:chromium pg_createcluster:postgresql
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 
-.PHONY: help demo up test lint types format docs lock bench calibrate faults system clean
+.PHONY: help demo up test lint types format docs lock bench calibrate faults drill system clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ bench: $(READY) ## measure start-up and parsing on this machine
 
 faults: $(READY) ## break the gateway in every way for a minute each, and write docs/faults.md (30 minutes)
 	@$(PY) -m pytest -m faults tests/faults $(ARGS)
+
+drill: $(READY) ## practise every scenario of the way back on the example's champion, and write docs/drills.md (5 minutes)
+	@$(PY) -m examples.flights.drill $(ARGS)
 
 calibrate: $(READY) ## simulate false alarms and detection of every rule, and write docs/calibration.md (25 minutes)
 	@$(PY) -m bench.calibration $(ARGS)

@@ -1,8 +1,9 @@
 """``make demo``: two real challengers go through the whole lifecycle on real flights.
 
-Version 2 is better and is promoted; version 3 looks fine offline, is caught while a few aircraft see it, and is rolled
-back; then the rollback DAG takes production back to version 1. Everything is real: Airflow, MLflow, the gateway, the
-flights. Time is compressed only by the soak settings of the spec and the speed of the replayed traffic.
+First the way back is practised on a sandbox. Version 2 is better and is promoted; version 3 looks fine offline, is caught
+while a few aircraft see it, and is rolled back; then the rollback DAG takes production back to version 1. Everything is real:
+Airflow, MLflow, the gateway, the flights. Time is compressed only by the soak settings of the spec and the speed of the
+replayed traffic.
 """
 
 from __future__ import annotations
@@ -108,6 +109,7 @@ class Demo:
         os.environ.update({name: value for name, value in self.stack.env().items() if name != "PATH"})
         self.airflow = AirflowApi(self.stack.airflow_url, "admin", self.stack.logins["admin"])
         self._open_production()
+        self._practise_the_way_back()
         self._version_2_through_the_registry_door()
         self._version_3_through_the_api()
         self._rollback_dag()
@@ -133,6 +135,26 @@ class Demo:
         self.traffic.rows_per_second = ROWS_PER_SECOND
         self.story.note(
             f"Version 1 serves; {self.traffic.progress.sent:,} flights answered, {ROWS_PER_SECOND:g} a second from here."
+        )
+
+    def _practise_the_way_back(self) -> None:
+        from understudy.drill.run import drill
+
+        self.story.title(
+            "Before many are exposed: the way back is practised on a sandbox, with planted faults."
+        )
+        self.traffic.rows_per_second = ROWS_PER_SECOND_IDLE
+        with self.console.status("") as status:
+            found = drill(MODEL, actor="make demo", progress=lambda part, what: status.update(f"{what} …"))
+        for one in found["scenarios"]:
+            self.story.note(one["sentence"])
+        self.traffic.rows_per_second = ROWS_PER_SECOND
+        self.story.tell(
+            Step(
+                "the way back is practised",
+                found["passed"],
+                f"{found['sentence']} {found['seconds']:.0f} s.",
+            )
         )
 
     def _train(self, number: int) -> None:
@@ -200,13 +222,15 @@ class Demo:
         champion = self.registry.alias(MODEL, "champion")
         result = self.airflow.result(ROLLBACK_DAG, run_id, "restore") or {"seconds": {}}
         seconds = {name: f"{value:.2f} s" for name, value in result["seconds"].items()}
+        missed = [name for name, found in result.get("objectives", {}).items() if not found["met"]]
         self.story.tell(
             Step(
                 "champion is back on 1",
                 self.airflow.state(ROLLBACK_DAG, run_id) == "success" and champion == "1",
                 f"Alias champion is on {champion}. {result.get('why', '')} Zero exposure after "
-                f"{seconds.get('zero_exposure')}, verified after {seconds.get('verified')} of work, "
-                f"{time.monotonic() - began:.1f} s with Airflow around it.",
+                f"{seconds.get('zero_exposure')}, every gateway after {seconds.get('gateways')}, proven by its recorded answers "
+                f"after {seconds.get('probe')} of work, {time.monotonic() - began:.1f} s with Airflow around it. Objectives "
+                f"missed: {', '.join(missed) or 'none'}.",
             )
         )
 

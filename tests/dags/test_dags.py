@@ -75,10 +75,12 @@ def test_every_experiment_file_adds_a_dag_beside_the_fixed_ones(parsed: dict[str
     assert set(parsed["good"]["dags"]) == {
         "experiment__first",
         "experiment__second",
+        "audit",
         "event_log",
         "registry_intake",
         "registry_start",
         "rollback",
+        "rollback_drill",
     }
     assert parsed["good"]["errors"] == {}
 
@@ -99,6 +101,7 @@ def test_parsing_leaves_the_lifecycle_and_the_store_alone(parsed: dict[str, Any]
     rooms = (
         "lifecycle",
         "rollback",
+        "drill",
         "store",
         "events",
         "stats",
@@ -114,10 +117,12 @@ def test_parsing_leaves_the_lifecycle_and_the_store_alone(parsed: dict[str, Any]
 def test_a_broken_file_hides_no_other_experiment(parsed: dict[str, Any]) -> None:
     assert set(parsed["mixed"]["dags"]) == {
         "experiment__first",
+        "audit",
         "event_log",
         "registry_intake",
         "registry_start",
         "rollback",
+        "rollback_drill",
     }
 
 
@@ -136,10 +141,12 @@ def test_a_broken_file_is_an_import_error_with_line_and_fix_on_a_file_without_da
 def test_a_task_process_builds_only_the_dag_being_run(parsed: dict[str, Any]) -> None:
     assert set(parsed["task of first"]["dags"]) == {
         "experiment__first",
+        "audit",
         "event_log",
         "registry_intake",
         "registry_start",
         "rollback",
+        "rollback_drill",
     }
     assert not [name for name in parsed["task of rollback"]["dags"] if name.startswith("experiment__")]
     assert parsed["task of first"]["errors"] == {}, (
@@ -245,3 +252,19 @@ def test_the_event_log_is_kept_by_the_clock_without_anybody_switching_it_on(pars
     assert (dag["is_paused_upon_creation"], dag["catchup"], dag["max_active_runs"]) == (False, False, 1)
     (task,) = tasks_of(dag).values()
     assert task["queue"] == "evaluation"
+
+
+def test_the_way_back_is_practised_every_week_one_model_after_the_other(parsed: dict[str, Any]) -> None:
+    dag = parsed["good"]["dags"]["rollback_drill"]
+    assert dag["timetable"]["__var"]["delta"] == 7 * 86400.0
+    assert (dag["is_paused_upon_creation"], dag["catchup"], dag["max_active_runs"]) == (False, False, 1)
+    tasks = tasks_of(dag)
+    assert tasks["models"]["downstream_task_ids"] == ["drill"]
+    assert tasks["drill"]["_is_mapped"]
+
+
+def test_the_audit_runs_every_day(parsed: dict[str, Any]) -> None:
+    dag = parsed["good"]["dags"]["audit"]
+    assert dag["timetable"]["__var"]["delta"] == 86400.0
+    assert (dag["is_paused_upon_creation"], dag["catchup"]) == (False, False)
+    assert set(tasks_of(dag)) == {"audit"}

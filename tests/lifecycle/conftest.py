@@ -23,6 +23,11 @@ from understudy.events.writer import EventWriter
 from understudy.exposure import Exposure, read_flag
 from understudy.lifecycle import session as sessions
 from understudy.lifecycle.session import Session
+from understudy.points import features
+from understudy.points.point import Point
+from understudy.points.take import save, take
+from understudy.registry import FEATURE_SET_TAG
+from understudy.scoring import read_dataset
 from understudy.settings import Settings
 from understudy.spec import Experiment
 from understudy.store import Store, exposures, ledger, records, runs
@@ -251,8 +256,30 @@ class World:
                 at=at,
             )
         exposures.publish_flags(self.store, self.settings)
+        self.keep_the_way_back(run)
+        exposures.publish_flags(self.store, self.settings)
         self.session.registry.set_alias(self.model, "challenger", version)
         return run.run_id
+
+    def keep_the_way_back(self, run: runs.Run) -> Point:
+        """Take the rollback point of a run, as its start does."""
+        facts = self.session.registry.as_found(self.model, run.champion)
+        holdout = read_dataset(self.settings.data / self.experiment.data.holdout, "holdout")
+        point = take(self.session, run, self.experiment, facts, holdout)
+        tags = self.session.registry.version(self.model, run.version).tags
+        with self.store.write() as connection:
+            save(connection, point)
+            features.activate(
+                connection,
+                self.model,
+                point.parts["feature_set"]["name"],
+                challenger=tags.get(FEATURE_SET_TAG),
+                actor="tests",
+                reason="a start",
+                run_id=run.run_id,
+                at=self.clock(),
+            )
+        return point
 
     def exposed_run(self, stage: int = 1, version: str | None = None, run_id: str | None = None) -> str:
         """Bring a run to a stage, with the steps before it passed."""
@@ -293,29 +320,41 @@ def make_world(
     names = (f"delay-{crc32(request.node.nodeid.encode()):08x}-{number}" for number in itertools.count(1))
 
     def make(gateways: str = ",", versions: Sequence[str] = ("plain", "good")) -> World:
-        environment = {
-            "MLFLOW_TRACKING_URI": models.uri,
-            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-            "UNDERSTUDY_HOME": str(tmp_path / "home"),
-            "UNDERSTUDY_EXPERIMENTS": str(tmp_path / "experiments"),
-            "UNDERSTUDY_EXPECTATIONS": str(tmp_path / "expectations"),
-            "UNDERSTUDY_DATA": str(datasets),
-            "UNDERSTUDY_GATEWAY_URLS": gateways,
-            "UNDERSTUDY_PSEUDONYM_KEY": PSEUDONYM_KEY,
-        }
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        _write_suite(tmp_path / "expectations")
-        settings, clock = Settings.from_env(), Clock()
-        doors = Session(settings, Store.open(settings, clock))
-        monkeypatch.setitem(sessions._opened, settings, doors)
-        model = next(names)
-        registered = _register(doors, models, model, versions)
-        world = World(models, doors, clock, model, declared.experiment(), registered)
-        world.declare()
-        return world
+        return build_world(models, datasets, tmp_path, monkeypatch, next(names), gateways, versions)
 
     return make
+
+
+def build_world(
+    models: Models,
+    datasets: Path,
+    folder: Path,
+    patch: pytest.MonkeyPatch,
+    model: str,
+    gateways: str = ",",
+    versions: Sequence[str] = ("plain", "good"),
+) -> World:
+    """Build an installation in a folder; it is the one that the environment names for as long as the patch lasts."""
+    environment = {
+        "MLFLOW_TRACKING_URI": models.uri,
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "UNDERSTUDY_HOME": str(folder / "home"),
+        "UNDERSTUDY_EXPERIMENTS": str(folder / "experiments"),
+        "UNDERSTUDY_EXPECTATIONS": str(folder / "expectations"),
+        "UNDERSTUDY_DATA": str(datasets),
+        "UNDERSTUDY_GATEWAY_URLS": gateways,
+        "UNDERSTUDY_PSEUDONYM_KEY": PSEUDONYM_KEY,
+    }
+    for name, value in environment.items():
+        patch.setenv(name, value)
+    _write_suite(folder / "expectations")
+    settings, clock = Settings.from_env(), Clock()
+    doors = Session(settings, Store.open(settings, clock))
+    patch.setitem(sessions._opened, settings, doors)
+    registered = _register(doors, models, model, versions)
+    world = World(models, doors, clock, model, declared.experiment(), registered)
+    world.declare()
+    return world
 
 
 def _register(doors: Session, models: Models, model: str, versions: Sequence[str]) -> dict[str, str]:

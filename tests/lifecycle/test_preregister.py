@@ -46,8 +46,8 @@ def test_a_start_freezes_the_spec_takes_the_lock_and_proves_the_way_back(world: 
         point = records.rollback_point(connection, run_id)
         assert f"{world.model}:2" in records.accepted_starts(connection)
     assert point is not None
-    assert (point["version"], point["manifest"]["probe_rows"]) == ("1", 200)
-    assert world.actions() == ["champion.adopted", "run.started"]
+    assert (point["version"], point["manifest"]["parts"]["probe"]["count"]) == ("1", 200)
+    assert world.actions() == ["champion.adopted", "run.started", "rollback_point.taken"]
     assert nobody_is_exposed(world)
 
 
@@ -89,7 +89,7 @@ def test_a_second_run_of_the_model_is_refused_and_the_first_is_untouched(world: 
     with pytest.raises(ConcurrentRun, match=run_id):
         world.begin("2", key="start-2")
     assert world.run(run_id).state is RunState.PREPARING
-    assert world.actions() == ["champion.adopted", "run.started"]
+    assert world.actions() == ["champion.adopted", "run.started", "rollback_point.taken"]
 
 
 INCOMPATIBLE: dict[str, tuple[type[UnderstudyError], str]] = {

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from tests.lifecycle.conftest import World
+from tests.lifecycle.conftest import World, flights
 from tests.lifecycle.served import BETTER, WORSE, traffic
+from tests.lifecycle.test_steps import log_requests
+from tests.points.conftest import altered as altered_file
+from tests.points.conftest import own_data, point_of
 from understudy import lifecycle
 from understudy.errors import NoSuchRun, StepNotPassed
 from understudy.lifecycle.report import render
 from understudy.lifecycle.reproduce import reproduce
+from understudy.points.doors import snapshots_of
 from understudy.store import schema
 
 
@@ -131,6 +136,62 @@ def test_a_spec_that_was_changed_afterwards_is_named(world: World) -> None:
         connection.execute(schema.runs.update().where(schema.runs.c.run_id == run_id).values(spec=spec))
     found = reproduce(run_id)
     assert (found["reproduced"], found["spec_unchanged"]) == (False, False)
+
+
+def judged_offline(world: World) -> str:
+    """Check a run's data and evaluate it, as it is done before anybody is exposed."""
+    run_id = world.started("2")
+    log_requests(world)
+    lifecycle.check_data(run_id)
+    lifecycle.evaluate(run_id)
+    return run_id
+
+
+def copies(found: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    return {item["step"]: item["differences"] for item in found["verdicts"] if item["how"] == "copies"}
+
+
+def test_what_was_judged_on_data_is_judged_again_on_copies_of_it_whatever_became_of_the_data(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = own_data(world, tmp_path, monkeypatch)
+    run_id = judged_offline(world)
+    for name in ("holdout", "reference"):
+        flights(9, 50).to_parquet(data / f"{name}.parquet")
+    shutil.rmtree(world.settings.events_dir)
+    (world.settings.expectations / "rows.json").write_text("{}")
+    found = reproduce(run_id)
+    assert (found["reproduced"], found["altered_copies"]) == (True, []), found
+    assert copies(found) == {"check_data": [], "evaluate": []}
+    with (
+        world.mlflow_down()
+    ):  # without the versions only what the evaluation says of itself can be held against it
+        found = reproduce(run_id)
+    assert (found["reproduced"], list(copies(found))) == (True, ["check_data"])
+    path = snapshots_of(world.session).path(
+        point_of(world, run_id).parts["snapshot"]["datasets"]["holdout.parquet"]
+    )
+    altered_file(path)
+    found = reproduce(run_id)
+    assert not found["reproduced"]
+    assert found["altered_copies"][0].startswith("snapshot, datasets holdout.parquet: recorded ")
+    (difference,) = copies(found)["evaluate"]
+    assert (difference["path"], str(path) in difference["again"]) == ("data", True)
+    assert copies(found)["check_data"] == []
+
+
+def test_a_number_of_an_evaluation_that_was_changed_is_named(world: World) -> None:
+    run_id = judged_offline(world)
+
+    def better(row: dict[str, Any]) -> dict[str, Any] | None:
+        if row["step"] != "evaluate":
+            return None
+        row["body"]["evidence"]["forecast"]["all"]["upper"] -= 0.01
+        return {"body": row["body"]}
+
+    altered(world, schema.verdicts, better)
+    (difference,) = copies(reproduce(run_id))["evaluate"]
+    assert difference["path"] == "evidence.forecast.all.upper"
 
 
 def test_an_unknown_run_is_an_error_of_its_own(world: World) -> None:

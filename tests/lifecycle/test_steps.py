@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from tests.lifecycle.conftest import World, flights
 from understudy import lifecycle
 from understudy.errors import DataMissing, StepNotPassed, UnderstudyError
+from understudy.lifecycle.check_data import _parquet
 from understudy.lifecycle.evaluate import _answered
 from understudy.lifecycle.registry_watch import accept_starts, pending_starts
 from understudy.lifecycle.status import status
@@ -98,6 +100,24 @@ def test_a_null_among_recent_requests_fails_without_showing_anybodys_row(world: 
     verdict = refused(lifecycle.check_data, run_id)
     assert (verdict["outcome"], verdict["reason"]) == ("FAIL", "expectation_failed")
     assert SECRET not in str(verdict) + "".join(artifacts(world, verdict).values())
+
+
+def test_requests_are_kept_whatever_their_columns_hold() -> None:
+    frame = pd.DataFrame(
+        {
+            "hour": [5.5, np.nan],
+            "mixed": ["a", 3],
+            "object": [{}, {"origin": "JFK"}],
+            "missing": [None, {"deep": [1]}],
+            "list": [[1], [2, 3]],
+        }
+    )
+    again = pd.read_parquet(io.BytesIO(_parquet(frame)))
+    assert again["hour"].equals(frame["hour"])
+    assert again["mixed"].tolist() == ["a", "3"]
+    assert again["object"].tolist() == ["{}", "{'origin': 'JFK'}"]
+    assert (again["missing"].isna().tolist(), again["missing"][1]) == ([True, False], "{'deep': [1]}")
+    assert [list(found) for found in again["list"]] == [[1], [2, 3]]
 
 
 @pytest.mark.parametrize("step", [lifecycle.check_data, lifecycle.shadow])

@@ -48,7 +48,11 @@ class Lifecycle(ModuleType):
 
 @pytest.fixture
 def lifecycle(monkeypatch: pytest.MonkeyPatch) -> Lifecycle:
+    from understudy import rollback
+
     fake = Lifecycle()
+    # The watch on the registry asks for rollbacks that wait; there is no store here that could hold one.
+    monkeypatch.setattr(rollback, "resume", list)
     fake.registry_watch = fake
     monkeypatch.setitem(sys.modules, "understudy.lifecycle", fake)
     return fake

@@ -28,6 +28,7 @@ CALLS: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
     (registry_watch.pending_starts, (), {}),
     (registry_watch.accept_starts, ({"flights:2": "alias"},), {}),
     (rollback.execute, (), dict.fromkeys(("model", "reason", "actor", "key", "target_version", "dry_run"))),
+    (rollback.resume, (), {}),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -22,20 +23,23 @@ def store_backup(
     file: Annotated[Path, typer.Argument(help="Where to write it; a file of that name is replaced.")],
     as_json: AsJson = False,
 ) -> None:
-    """Write the whole store into one file while everything goes on, and prove that it can be read back."""
+    """Write the store into one file, and what rollback points need beside it, while everything goes on; prove both."""
+    from understudy.lifecycle.restoration import SNAPSHOTS, back_up
     from understudy.lifecycle.session import session
-    from understudy.store.backup import back_up
 
     with errors(as_json), progress(as_json) as report:
-        found = back_up(session().store, file, report)
+        found = back_up(session(), file, report)
     if as_json:
-        print(json.dumps(found.to_dict()))
-        return
-    out.print(
-        f"{sum(found.rows.values()):,} rows of {len(found.rows)} tables are in {file}, up to entry {found.head.seq} of the "
-        "ledger.",
-        markup=False, highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        print(json.dumps(found))
+    else:
+        out.print(
+            f"{sum(found['rows'].values()):,} rows of {len(found['rows'])} tables are in {file}, up to entry "
+            f"{found['head']['seq']} of the ledger; {found['snapshots']:,} snapshots are in {file.parent / SNAPSHOTS}.",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    _complain([] if as_json else found["snapshots_missing"])
+    if found["snapshots_missing"]:
+        raise typer.Exit(1)
 
 
 @store_app.command("restore")
@@ -67,5 +71,9 @@ def store_restore(
         out.print(told, markup=False, highlight=False, soft_wrap=True)
     for run_id in found["ended"]:
         out.print(f"Run {run_id} was on and has ended.", markup=False, highlight=False, soft_wrap=True)
-    for complaint in found["not_followed"]:
-        err.print(complaint, style="red", markup=False, soft_wrap=True)
+    _complain([*found["not_followed"], *found["snapshots_missing"]])
+
+
+def _complain(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        err.print(sentence, style="red", markup=False, soft_wrap=True)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from understudy import expectations
 from understudy.errors import DataMissing
 from understudy.events.lookups import recent_requests
-from understudy.lifecycle.scoring import read_dataset
 from understudy.lifecycle.session import Passage, session
+from understudy.points.doors import snapshots_of
+from understudy.scoring import read_dataset
 from understudy.tracking import StepRecord
-from understudy.verdicts import worst_of
+from understudy.verdicts import Verdict, worst_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["check_data", "logged_requests", "nothing_logged"]
+__all__ = ["check_data", "judged", "logged_requests", "nothing_logged"]
 
 
 def check_data(run_id: str) -> dict[str, Any]:
@@ -27,13 +33,32 @@ def check_data(run_id: str) -> dict[str, Any]:
         SuiteInvalid: A suite cannot be used.
     """
     passage = session().passage(run_id)
-    frames = {check.dataset: _frame(passage, check.dataset) for check in passage.experiment.checks}
-    results = [
-        expectations.check(
-            passage.session.settings.expectations, check.suite, frames[check.dataset], check.dataset
-        )
-        for check in passage.experiment.checks
-    ]
+    data: dict[str, str] = {
+        check.dataset: _keep(passage, check.dataset) for check in passage.experiment.checks
+    }
+    verdict, record = judged(passage, data)
+    return passage.conclude("check_data", verdict, record)
+
+
+def judged(passage: Passage, data: Mapping[str, str]) -> tuple[Verdict, StepRecord]:
+    """Check every suite of the spec, as the run keeps it, on copies of data, so that the same comes out again at any time.
+
+    Args:
+        passage: The run.
+        data: SHA-256 of each dataset, by its name in the spec's checks.
+
+    Raises:
+        DataMissing: A dataset is empty.
+        SnapshotBroken: A copy was altered.
+        SuiteInvalid: A suite cannot be used.
+    """
+    kept = snapshots_of(passage.session)
+    frames = {on: read_dataset(kept.proven(digest), on) for on, digest in data.items()}
+    with _suites(passage) as folder:
+        results = [
+            expectations.check(folder, check.suite, frames[check.dataset], check.dataset)
+            for check in passage.experiment.checks
+        ]
     count = sum(result.evaluated for result in results)
     verdict = worst_of(
         (result.verdict for result in results),
@@ -49,7 +74,7 @@ def check_data(run_id: str) -> dict[str, Any]:
         },
         datasets={on: frame.drop(columns=hidden, errors="ignore") for on, frame in frames.items()},
     )
-    return passage.conclude("check_data", verdict, record)
+    return replace(verdict, evidence={**verdict.evidence, "data": dict(data)}), record
 
 
 def logged_requests(passage: Passage, limit: int) -> pd.DataFrame:
@@ -72,8 +97,35 @@ def nothing_logged(passage: Passage) -> DataMissing:
     )
 
 
-def _frame(passage: Passage, on: str) -> pd.DataFrame:
+def _keep(passage: Passage, on: str) -> str:
+    """Return the SHA-256 of a dataset that is kept, and keep what comes from the event log, which goes on."""
     if on == "requests":
-        return logged_requests(passage, passage.experiment.shadow.requests)
-    relative = passage.experiment.data.reference if on == "reference" else passage.experiment.data.holdout
-    return read_dataset(passage.session.settings.data, relative)
+        requests = logged_requests(passage, passage.experiment.shadow.requests)
+        return snapshots_of(passage.session).keep(_parquet(requests))
+    data = passage.experiment.data
+    kept: Mapping[str, str] = passage.kept["snapshot"]["datasets"]
+    return kept[data.reference if on == "reference" else data.holdout]
+
+
+def _parquet(frame: pd.DataFrame) -> bytes:
+    """Return a frame as Parquet; a column of objects or of several types, which that cannot hold, as text."""
+    import pyarrow as pa
+
+    for name in frame.columns:
+        try:
+            plain = not pa.types.is_struct(pa.array(frame[name], from_pandas=True).type)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            plain = False
+        if not plain:
+            frame = frame.assign(**{name: frame[name].map(str, na_action="ignore")})
+    return bytes(frame.to_parquet(None, index=False))
+
+
+@contextmanager
+def _suites(passage: Passage) -> Iterator[Path]:
+    """Lay the suites that the run keeps out in a folder, as Great Expectations' door reads them."""
+    kept = snapshots_of(passage.session)
+    with tempfile.TemporaryDirectory(prefix="understudy-suites-") as name:
+        for suite, digest in passage.kept["suites"]["files"].items():
+            (Path(name) / f"{suite}.json").write_bytes(kept.read(digest))
+        yield Path(name)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from understudy.errors import DataMissing
 from understudy.lifecycle import groups, off_policy
-from understudy.lifecycle.scoring import probabilities, read_dataset
 from understudy.lifecycle.session import Passage, session
+from understudy.scoring import probabilities
 from understudy.spec import MetricKind
 from understudy.stats.calibration import calibration
 from understudy.stats.losses import row_loss
@@ -19,7 +19,7 @@ from understudy.stats.paired import PairedDifference, paired_by_cohort
 from understudy.tracking import StepRecord
 from understudy.verdicts import Outcome, Verdict, worst_of
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "judged"]
 
 
 def evaluate(run_id: str) -> dict[str, Any]:
@@ -33,8 +33,20 @@ def evaluate(run_id: str) -> dict[str, Any]:
         DataMissing: The holdout lacks rows or columns.
     """
     passage = session().passage(run_id)
+    verdict, record = judged(passage)
+    return passage.conclude("evaluate", verdict, record)
+
+
+def judged(passage: Passage) -> tuple[Verdict, StepRecord]:
+    """Judge both versions on the copies of the data that the run keeps, so that the same comes out again at any time.
+
+    Raises:
+        DataMissing: The holdout lacks rows or columns.
+        SnapshotBroken: A copy was altered.
+        Unreachable: MLflow does not answer, which has the versions.
+    """
     experiment, run = passage.experiment, passage.run
-    holdout = read_dataset(passage.session.settings.data, experiment.data.holdout)
+    holdout = passage.dataset(experiment.data.holdout)
     _refuse_unusable(passage, set(holdout.columns), len(holdout))
     labels = _labels(passage, holdout)
     # What the gateway withholds from a model in production is withheld here too.
@@ -63,6 +75,7 @@ def evaluate(run_id: str) -> dict[str, Any]:
     verdict = _judge(passage, compared, len(holdout), answered)
     told = {"champion": scores[run.champion], "challenger": scores[run.version]}
     verdict = _with(passage, verdict, groups.gaps(told, labels, cohorts, experiment.alpha))
+    verdict = replace(verdict, evidence={**verdict.evidence, "data": _data(passage)})
     record = StepRecord(
         metrics=_metrics(passage, scores, labels, compared),
         params={"rows": len(holdout), "holdout": experiment.data.holdout, "alpha": experiment.alpha},
@@ -73,7 +86,15 @@ def evaluate(run_id: str) -> dict[str, Any]:
             )
         },
     )
-    return passage.conclude("evaluate", verdict, record)
+    return verdict, record
+
+
+def _data(passage: Passage) -> dict[str, str]:
+    """Return the SHA-256 of each dataset that decides."""
+    experiment, kept = passage.experiment, passage.kept["snapshot"]["datasets"]
+    logged = experiment.evaluation.off_policy
+    named = [experiment.data.holdout, *([logged.logged] if logged else [])]
+    return {name: kept[name] for name in named}
 
 
 def _refuse_unusable(passage: Passage, columns: set[str], rows: int) -> None:

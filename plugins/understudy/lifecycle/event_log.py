@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from understudy.errors import EventsBusy, NoSuchExperiment, NoSuchRun, SettingMissing, UnderstudyError
 from understudy.lifecycle.session import Session
+from understudy.points.retention import sweep
 from understudy.spec import load_all
 from understudy.store import exposures, ledger, runs
 
@@ -124,6 +125,8 @@ def keep_events(doors: Session, tell: Callable[[str], None]) -> list[dict[str, A
             except UnderstudyError as error:
                 failures.append(error)
                 tell(f"{model}: {error.message}")
+    if freed := sweep(doors):
+        tell(f"Snapshots that no rollback point needs any more are removed, {freed:,} bytes.")
     if failures:
         raise failures[0]
     return done

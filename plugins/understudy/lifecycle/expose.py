@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from understudy import gateways
-from understudy.errors import GatewayMismatch, NoSuchRun, StaleGeneration, Unreachable
+from understudy.errors import BadParameter, GatewayMismatch, NoSuchRun, StaleGeneration, Unreachable
+from understudy.lifecycle import drilled
 from understudy.lifecycle.exposed import drop, stand_by
 from understudy.lifecycle.session import Passage, session
+from understudy.points import readiness
 from understudy.policy import Kind
 from understudy.registry import CHALLENGER
 from understudy.spec import reach_of
@@ -25,18 +27,26 @@ def raise_exposure(run_id: str, stage: int) -> dict[str, Any]:
     """Expose a run at a stage, once everything before it passed and every gateway follows.
 
     Raises:
+        BadParameter: The ladder has no such stage.
         StaleGeneration: The run may not raise exposure, or the stage before did not pass.
+        NotDrilled: The stage exposes more units than the spec allows without a drill that passed lately.
+        NoWayBack: The run's rollback point does not lead back any more.
         GatewayMismatch: A gateway does not follow; exposure is back at zero.
         Unreachable: A gateway does not answer; exposure is back at zero.
     """
     passage = session().passage(run_id)
     doors, experiment = passage.session, passage.experiment
     _refuse_without_pass(passage, stage)
+    with doors.store.read() as connection:
+        drilled.require(connection, experiment, doors.store.clock(), stage)
+    readiness.require(doors, run_id)
     percent, rings = reach_of(experiment.stages, stage)
+    exposures.take_over_orders(doors.store, doors.settings)
     if passage.run.state is runs.RunState.PREPARING:
         # The lease begins with the exposure, and must not run out while a slow machine still loads the challenger.
         stand_by(passage)
     with doors.store.write() as connection:
+        readiness.require_fresh(connection, run_id, doors.store.clock())
         raised = exposures.raise_to(
             connection,
             run_id,
@@ -62,6 +72,9 @@ def raise_exposure(run_id: str, stage: int) -> dict[str, Any]:
 
 
 def _refuse_without_pass(passage: Passage, stage: int) -> None:
+    count = len(passage.experiment.stages)
+    if not 1 <= stage <= count:
+        raise BadParameter(f"Run {passage.run.run_id} has stages 1 to {count}, and {stage} is none of them.")
     first = (*_BEFORE_EXPOSURE, *passage.experiment.trial.steps)
     for before in first if stage == 1 else (f"stage_{stage - 1}",):
         verdict = passage.previous(before)

@@ -18,8 +18,8 @@ from scipy.special import ndtri
 from understudy import policy
 from understudy.errors import UnderstudyError
 from understudy.lifecycle.evidence import BIAS, traffic_of
-from understudy.lifecycle.scoring import probabilities, read_dataset
 from understudy.lifecycle.session import Passage
+from understudy.scoring import probabilities
 from understudy.spec import Metric, MetricKind
 from understudy.stats.cells import ALL, Cell
 from understudy.stats.evidence import Evidence
@@ -113,7 +113,7 @@ def sentence_of(cells: Mapping[str, Mapping[str, Any]], found: Mapping[str, Any]
 def _offline(passage: Passage, primary: Metric) -> tuple[Reweighted, Bias | None]:
     """Score the holdout again and weight its paired differences to the traffic that came."""
     experiment, run, doors = passage.experiment, passage.run, passage.session
-    holdout = read_dataset(doors.settings.data, experiment.data.holdout)
+    holdout = passage.dataset(experiment.data.holdout)
     label = np.asarray(holdout[experiment.data.label], dtype=float)
     withheld = [experiment.data.label, experiment.traffic.unit, *experiment.traffic.private]
     features = holdout.drop(columns=withheld, errors="ignore")

@@ -57,6 +57,7 @@ def history_of(
     champion: str | None = None,
     registry: Registry | None = None,
     refresh: bool = False,
+    holdout: Path | None = None,
 ) -> History:
     """Return the champion's past for a spec; kept under the state folder and used again for a day.
 
@@ -66,6 +67,7 @@ def history_of(
         champion: Version in production, if it is known: a history that was kept of another one is not used.
         registry: Where the champion is loaded from if the log knows too little; default: the installation's.
         refresh: Build it anew.
+        holdout: The copy of the holdout that a run keeps; default: the file as it is now.
 
     Raises:
         NoHistory: Neither the event log, nor the holdout, nor a kept history tells enough.
@@ -75,7 +77,7 @@ def history_of(
     if kept is not None and not refresh and time.time() - path.stat().st_mtime < FRESH_FOR:
         return kept
     try:
-        built = _built(experiment, settings, registry)
+        built = _built(experiment, settings, registry, holdout)
     except NoHistory:
         if kept is None:
             raise
@@ -115,14 +117,16 @@ def _keep(path: Path, history: History) -> None:
         raise
 
 
-def _built(experiment: Experiment, settings: Settings, registry: Registry | None) -> History:
+def _built(
+    experiment: Experiment, settings: Settings, registry: Registry | None, holdout: Path | None
+) -> History:
     query = query_of(experiment)
     logged = from_log(experiment, settings, query)
     if logged is not None:
         found = _assembled(experiment, query, logged, {metric.name: logged.words for metric in query.metrics})
         if _lacking(found) is None:
             return found
-    recorded, sources = from_holdout(experiment, settings, query, registry, logged)
+    recorded, sources = from_holdout(experiment, settings, query, registry, logged, holdout)
     found = _assembled(experiment, query, recorded, sources)
     lacking = _lacking(found)
     if lacking is not None:

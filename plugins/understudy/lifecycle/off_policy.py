@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import DataMissing
-from understudy.lifecycle.scoring import probabilities, read_dataset
 from understudy.lifecycle.session import Passage
+from understudy.scoring import probabilities
 from understudy.spec import OffPolicy
 from understudy.stats.off_policy import off_policy
 from understudy.verdicts import Outcome, Verdict
@@ -46,7 +46,7 @@ def value(passage: Passage, declared: OffPolicy) -> Verdict:
         DataMissing: The log lacks a column or a row.
     """
     experiment, run, doors = passage.experiment, passage.run, passage.session
-    log = read_dataset(doors.settings.data, declared.logged)
+    log = passage.dataset(declared.logged)
     unit = experiment.traffic.unit
     needed = {declared.action, declared.propensity, declared.reward, unit}
     missing = sorted(needed - set(log.columns))

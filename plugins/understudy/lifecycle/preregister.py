@@ -6,37 +6,37 @@ point is taken and proven to load and to score.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from understudy import expectations, gateways, telemetry
 from understudy.errors import (
-    ArtifactUnloadable,
     BadParameter,
     NoSuchVersion,
+    StaleGeneration,
     UnderstudyError,
     Unreachable,
     VersionIncompatible,
 )
+from understudy.lifecycle import drilled
 from understudy.lifecycle.critical_path import read_cases
 from understudy.lifecycle.rehearse import require_rehearsed
-from understudy.lifecycle.scoring import probabilities, read_dataset
 from understudy.lifecycle.session import Passage, Session, session
+from understudy.points import features, readiness
+from understudy.points.point import Point
+from understudy.points.point import find as find_point
+from understudy.points.take import PROBE_ROWS, save, take
 from understudy.registry import CHALLENGER, CHAMPION, ModelFacts
+from understudy.scoring import proven, read_dataset
 from understudy.spec import Experiment, find
-from understudy.store import exposures, records, runs
+from understudy.store import exposures, ledger, records, runs, unfinished
 from understudy.tracking import StepRecord
 from understudy.verdicts import Outcome, Verdict
 
 __all__ = ["begin"]
-
-_PROBE_ROWS = 200
 
 
 def begin(
@@ -80,6 +80,8 @@ def begin(
                 f"Run {passage.run.run_id} was started with this key and has ended ({passage.run.ending}). An ended run "
                 "does not come back; trigger the DAG again."
             )
+        if passage.run.state is not runs.RunState.PREPARING:
+            return _begun(passage)
         try:
             return _register(passage) | {"version": passage.run.version}
         except Unreachable:
@@ -89,12 +91,26 @@ def begin(
             raise
 
 
+def _begun(passage: Passage) -> dict[str, Any]:
+    """Return how a run began that has come further since; what would refuse it now is for its guard to find."""
+    doors, run, verdict = passage.session, passage.run, passage.previous("preregister")
+    url = doors.tracking.url(run.mlflow_run_id) if run.mlflow_run_id else ""
+    told = {"run_id": run.run_id, "trace_id": run.trace_id, "step": "preregister", "mlflow_url": url}
+    return (verdict.to_dict() if verdict else {}) | told | {"version": run.version}
+
+
 def _refuse(passage: Passage, why: str) -> None:
     """End a run that may not begin, so that its model is free again and the reason is on record."""
     doors, run = passage.session, passage.run
     with doors.store.write() as connection:
         now = doors.store.clock()
+        if runs.get(connection, run.run_id).state is not runs.RunState.PREPARING:
+            return  # told twice, and the other one came further
         runs.end(connection, run, runs.RunState.FAILED, ending=why, actor="understudy", at=now)
+        served = exposures.find(connection, run.model)
+        if served and served.run_id == run.run_id:  # its mirror
+            exposures.drop(connection, run.model, actor="understudy", reason=why, at=now)
+    exposures.publish_flags(doors.store, doors.settings)
     if run.mlflow_run_id:
         doors.tracking.finish(run.mlflow_run_id, "FAILED", {"understudy.ending": why})
 
@@ -113,6 +129,10 @@ def _take_lock(
         expectations.load_suite(doors.settings.expectations, check.suite)
     if experiment.trial.critical_path and experiment.trial.critical_path.file:
         read_cases(doors.settings.data, experiment.trial.critical_path.file)
+    with doors.store.read() as connection:
+        unfinished.refuse(connection, experiment.model)
+        drilled.require(connection, experiment, doors.store.clock())
+        seen = ledger.entries(connection, model=experiment.model, newest=1, actions=("champion.restored",))
     champion = doors.registry.alias(experiment.model, CHAMPION)
     if champion is None:
         raise NoSuchVersion(
@@ -120,11 +140,18 @@ def _take_lock(
             "the version in production."
         )
     challenger = _resolve_challenger(doors, experiment, version, champion)
+    exposures.take_over_orders(doors.store, doors.settings)
     with doors.store.write() as connection:
         now = doors.store.clock()
         twin = runs.by_key(connection, key)
         if twin:  # the same start, told twice at the same moment
             return doors.passage(twin.run_id)
+        if seen != ledger.entries(
+            connection, model=experiment.model, newest=1, actions=("champion.restored",)
+        ):
+            raise StaleGeneration(
+                f"A rollback of {experiment.model} replaced champion {champion} while this run began. Start it again."
+            )
         exposures.adopt(connection, experiment.model, champion, actor=actor, at=now)
         run = runs.create(
             connection,
@@ -140,7 +167,6 @@ def _take_lock(
         )
         # The alias set below would otherwise come back through the registry door as a second start.
         records.accept_starts(connection, {f"{experiment.model}:{challenger}": "run"}, at=now)
-    exposures.publish_flags(doors.store, doors.settings)
     return doors.passage(run.run_id)
 
 
@@ -166,21 +192,22 @@ def _resolve_challenger(doors: Session, experiment: Experiment, version: str | N
 
 def _register(passage: Passage) -> dict[str, Any]:
     doors, run, experiment = passage.session, passage.run, passage.experiment
+    exposures.publish_flags(doors.store, doors.settings)
     gateways.serving(doors.settings.gateway_urls, run.model)
-    holdout = read_dataset(doors.settings.data, experiment.data.holdout)
+    holdout = read_dataset(doors.settings.data / experiment.data.holdout, experiment.data.holdout)
     # The label stands in the holdout only: a model that needs it could never answer a request.
     champion, challenger = _admit(passage, set(holdout.columns) - {experiment.data.label})
-    manifest = _prove_rollback_point(passage, champion, holdout)
-    _prove_scores(passage, run.version, challenger, holdout)
+    with doors.store.read() as connection:
+        chosen = features.of_version(connection, doors.registry, run.model, run.version, challenger)
+    named = f"Version {run.version} of {run.model}"
+    proven(doors.registry.load(run.model, run.version), holdout.head(PROBE_ROWS), named, "the holdout")
+    point = _prove_way_back(
+        passage, take(doors, run, experiment, champion, holdout), chosen.name if chosen else None
+    )
     rehearsed = require_rehearsed(passage)
     if doors.registry.alias(run.model, CHALLENGER) != run.version:
         doors.registry.set_alias(run.model, CHALLENGER, run.version)
     passage = _open_mlflow_run(passage)
-    digest = _digest(manifest)
-    with doors.store.write() as connection:
-        records.save_rollback_point(
-            connection, run.run_id, run.model, run.champion, manifest, digest, at=doors.store.clock()
-        )
     verdict = Verdict(
         Outcome.PASS,
         "registered",
@@ -188,7 +215,7 @@ def _register(passage: Passage) -> dict[str, Any]:
         f"the versions are compatible and the way back is proven. {rehearsed['sentence']}",
         evidence={
             "spec_digest": run.spec_digest,
-            "rollback_point": digest,
+            "rollback_point": point.digest,
             "challenger_digest": challenger.digest,
             "cohorts": _cohorts(experiment, holdout),
             "rehearsal": rehearsed,
@@ -197,15 +224,39 @@ def _register(passage: Passage) -> dict[str, Any]:
     record = StepRecord(
         params={
             "spec_digest": run.spec_digest,
-            "rollback_point": digest,
+            "rollback_point": point.digest,
             "challenger_digest": challenger.digest,
         },
         artifacts={
             "spec.json": json.dumps(run.spec, indent=2, sort_keys=True),
-            "rollback_point.json": json.dumps(manifest, indent=2, sort_keys=True),
+            "rollback_point.json": json.dumps(dict(point.manifest), indent=2, sort_keys=True),
         },
     )
     return passage.conclude("preregister", verdict, record)
+
+
+def _prove_way_back(passage: Passage, point: Point, challenger_set: str | None) -> Point:
+    """Keep the rollback point, make the champion's feature set the active one, and prove the way back from what is kept.
+
+    Gateways serve each version under the feature set that is written down here, and under no other.
+    """
+    doors, run = passage.session, passage.run
+    with doors.store.write() as connection:
+        save(connection, point)
+        kept = find_point(connection, run.run_id)
+        features.activate(
+            connection,
+            run.model,
+            kept.parts["feature_set"]["name"],
+            actor="understudy",
+            reason=f"Champion {run.champion} names it.",
+            run_id=run.run_id,
+            at=doors.store.clock(),
+            challenger=challenger_set,
+        )
+    exposures.publish_flags(doors.store, doors.settings)
+    readiness.require(doors, run.run_id)
+    return kept
 
 
 def _admit(passage: Passage, available: set[str]) -> tuple[ModelFacts, ModelFacts]:
@@ -242,49 +293,6 @@ def _refuse_incompatible(
             f"Version {run.version} of {run.model} needs {', '.join(missing)}, which neither requests nor the holdout "
             "carry. Deliver the features first, or train it without them."
         )
-
-
-def _prove_rollback_point(passage: Passage, champion: ModelFacts, holdout: Any) -> dict[str, Any]:
-    """Load the champion from the registry and score a probe batch with it: the way back must work before it is needed."""
-    doors, run = passage.session, passage.run
-    probe = holdout[sorted(set(champion.inputs) & set(holdout.columns))].head(_PROBE_ROWS)
-    answers = _prove_scores(passage, run.champion, champion, holdout)
-    document = doors.settings.flags_path
-    return {
-        "model": run.model,
-        "version": run.champion,
-        "files": dict(champion.files),
-        "digest": champion.digest,
-        "inputs": dict(champion.inputs),
-        "outputs": list(champion.outputs),
-        "spec_digest": run.spec_digest,
-        "flags_digest": hashlib.sha256(document.read_bytes()).hexdigest() if document.exists() else "",
-        "suites": {check.suite: _suite_digest(doors, check.suite) for check in passage.experiment.checks},
-        "holdout_digest": _file_digest(doors.settings.data / passage.experiment.data.holdout),
-        "probe_rows": len(probe),
-        "probe_digest": hashlib.sha256(np.round(answers, 9).tobytes()).hexdigest(),
-    }
-
-
-def _prove_scores(passage: Passage, version: str, facts: ModelFacts, holdout: Any) -> Any:
-    model = passage.session.registry.load(passage.run.model, version)
-    columns = [name for name in facts.inputs if name in holdout.columns]
-    try:
-        answers = probabilities(model, holdout[columns].head(_PROBE_ROWS))
-    except UnderstudyError:
-        raise
-    except Exception as error:
-        raise ArtifactUnloadable(
-            f"Version {version} of {passage.run.model} loads but cannot score the holdout ({type(error).__name__}: "
-            f"{str(error)[:200].partition(chr(10))[0]}). Compare its signature with the columns of "
-            f"{passage.experiment.data.holdout}."
-        ) from error
-    if not np.isfinite(answers).all():
-        raise ArtifactUnloadable(
-            f"Version {version} of {passage.run.model} answers with values that are not numbers. Handle missing values in "
-            "the model."
-        )
-    return answers
 
 
 def _open_mlflow_run(passage: Passage) -> Passage:
@@ -325,15 +333,3 @@ def _cohorts(experiment: Experiment, holdout: Any) -> list[str]:
         if column in holdout.columns:
             found += [f"{column}={value}" for value in sorted(holdout[column].dropna().astype(str).unique())]
     return found
-
-
-def _digest(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _suite_digest(doors: Session, suite: str) -> str:
-    return _file_digest(doors.settings.expectations / f"{suite}.json")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from understudy import gateways
-from understudy.errors import StaleGeneration, UnderstudyError
+from understudy.errors import FeatureSetMismatch, StaleGeneration, UnderstudyError
 from understudy.lifecycle.certify import certify
 from understudy.lifecycle.session import Passage, session
+from understudy.points import features
 from understudy.record import signing
 from understudy.registry import CHALLENGER
 from understudy.store import exposures, ledger, runs
@@ -32,13 +35,13 @@ def promote(run_id: str) -> dict[str, Any]:
             doors.settings.signing_key
         )  # one that cannot be used is told before anything moves
         # Gateways refuse changed files as well, but by then the registry would name a champion that nobody can load.
-        doors.registry.verify(run.model, run.version)
+        chosen = _feature_set(passage)
         _claim(passage)
         doors.registry.make_champion(
             run.model, run.version, move_stage=passage.experiment.registry.move_stage
         )
         try:
-            _seal(passage)
+            _seal(passage, chosen)
         except StaleGeneration:
             # A rollback finished between the claim and here, so the alias set above is wrong again. What it restored may
             # be another version than the one this run started from.
@@ -81,6 +84,7 @@ def _refuse_without_pass(passage: Passage) -> None:
 def _claim(passage: Passage) -> None:
     """Take the right to promote; a run that is on its way back does not get it."""
     store, run = passage.session.store, passage.run
+    exposures.take_over_orders(store, passage.session.settings)
     with store.write() as connection:
         current = runs.get(connection, run.run_id)
         if current.state not in (runs.RunState.EXPOSED, runs.RunState.PROMOTING):
@@ -90,13 +94,39 @@ def _claim(passage: Passage) -> None:
         runs.set_state(connection, run.run_id, runs.RunState.PROMOTING, store.clock())
 
 
-def _seal(passage: Passage) -> None:
+def _feature_set(passage: Passage) -> str | None:
+    """Return the feature set that the version names, once its files are proven and it is the one it was admitted with."""
+    doors, run = passage.session, passage.run
+    with tempfile.TemporaryDirectory() as folder:
+        facts = doors.registry.facts(run.model, run.version, Path(folder))
+    with doors.store.read() as connection:
+        found = features.of_version(connection, doors.registry, run.model, run.version, facts)
+        served = exposures.find(connection, run.model)
+    name = found.name if found else None
+    if served is not None and served.run_id == run.run_id and served.challenger_feature_set != name:
+        raise FeatureSetMismatch(
+            f"Version {run.version} of {run.model} names feature set {name!r} now and was admitted with "
+            f"{served.challenger_feature_set!r}. Put the tag back, or start a new run."
+        )
+    return name
+
+
+def _seal(passage: Passage, feature_set: str | None) -> None:
     """Write the promotion down, unless a rollback overtook it; then the rollback puts the registry right."""
     store, run = passage.session.store, passage.run
     with store.write() as connection:
         now = store.clock()
         before = exposures.find(connection, run.model)
-        promoted = exposures.promote(connection, run.run_id, at=now)
+        exposures.promote(connection, run.run_id, at=now)
+        promoted = features.activate(
+            connection,
+            run.model,
+            feature_set,
+            actor=run.actor,
+            reason=f"Version {run.version} names it.",
+            run_id=run.run_id,
+            at=now,
+        )
         ledger.append(
             connection,
             at=now,

@@ -6,6 +6,7 @@ What an answer costs is measured by the same expressions that measure a run, so 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 from understudy.errors import NoHistory, UnderstudyError
 from understudy.events.query import EvidenceQuery
 from understudy.lifecycle.evidence import metric_query
-from understudy.lifecycle.scoring import probabilities, read_dataset
 from understudy.registry import CHAMPION, Registry
+from understudy.scoring import probabilities, read_dataset
 from understudy.settings import Settings
 from understudy.spec import Experiment, Metric, MetricKind
 
@@ -188,9 +189,20 @@ def from_holdout(
     query: EvidenceQuery,
     registry: Registry | None,
     logged: Recorded | None,
+    holdout: Path | None = None,
 ) -> tuple[Recorded, dict[str, str]]:
-    """Score the holdout with the champion; what only traffic can tell is taken from the log, or assumed."""
-    frame, version = _scored(experiment, settings, query, registry)
+    """Score the holdout with the champion; what only traffic can tell is taken from the log, or assumed.
+
+    Args:
+        experiment: The spec.
+        settings: The installation.
+        query: What is measured.
+        registry: Where the champion is loaded from; default: the installation's.
+        logged: What the event log tells, if it tells anything.
+        holdout: The copy of the holdout that a run keeps; default: the file as it is now.
+    """
+    place = holdout or settings.data / experiment.data.holdout
+    frame, version = _scored(experiment, settings, query, registry, place)
     if logged is not None:
         rate, speed, traffic = logged.rate, logged.speed, "event log"
     elif "scheduled" in frame.columns:
@@ -222,13 +234,13 @@ def from_holdout(
 
 
 def _scored(
-    experiment: Experiment, settings: Settings, query: EvidenceQuery, registry: Registry | None
+    experiment: Experiment, settings: Settings, query: EvidenceQuery, registry: Registry | None, place: Path
 ) -> tuple[pd.DataFrame, str]:
     import pandas as pd
 
     data, traffic = experiment.data, experiment.traffic
     try:
-        holdout = read_dataset(settings.data, data.holdout)
+        holdout = read_dataset(place, data.holdout)
         if traffic.event_time in holdout.columns:
             holdout = holdout.sort_values(str(traffic.event_time), kind="stable").reset_index(drop=True)
         doors = registry or Registry(settings)

@@ -38,6 +38,7 @@ def rehearse(
     settings: Settings | None = None,
     champion: str | None = None,
     workers: int | None = None,
+    holdout: Path | None = None,
 ) -> dict[str, Any]:
     """Rehearse an experiment in all its worlds; a result is kept by spec, history and code.
 
@@ -52,6 +53,7 @@ def rehearse(
         settings: The installation; default: what the environment names.
         champion: Version whose past it is; default: the one that the store knows. The past of another is not used.
         workers: Threads.
+        holdout: The copy of the holdout that a run keeps; default: the file as it is now.
 
     Returns:
         `understudy.rehearsal.Report.to_dict()` with ``cached``: whether it was kept from before.
@@ -65,7 +67,9 @@ def rehearse(
     settings = settings or Settings.from_env()
     spec = spec_of(experiment, settings)
     champion = champion or champion_of(settings, spec.model)
-    history = history_of(spec, settings, champion=champion, registry=registry, refresh=refresh)
+    history = history_of(
+        spec, settings, champion=champion, registry=registry, refresh=refresh, holdout=holdout
+    )
     path = settings.home / "rehearsals" / f"{spec.name}-{_key(spec, history.digest, replicates)}.json"
     kept = None if refresh else _kept(path)
     if kept is not None:
@@ -113,6 +117,7 @@ def require_rehearsed(passage: Passage) -> dict[str, Any]:
         settings=doors.settings,
         registry=doors.registry,
         champion=passage.run.champion,
+        holdout=passage.snapshot(passage.experiment.data.holdout),
     )
     why = refusal(found)
     if why is not None:

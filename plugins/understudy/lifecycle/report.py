@@ -11,7 +11,7 @@ import jinja2
 from understudy import policy
 from understudy.errors import NoSuchRun
 from understudy.events.lookups import exposed_units
-from understudy.lifecycle import charts
+from understudy.lifecycle import change_log, charts, incident
 from understudy.lifecycle.anomalies import anomalies
 from understudy.lifecycle.compare import ONLINE_RESULT
 from understudy.lifecycle.evidence import latency_of
@@ -53,7 +53,10 @@ def report(run_id: str) -> dict[str, Any]:
         "mlflow_url": "",
     }
     if run.mlflow_run_id:
-        doors.tracking.artifacts(run.mlflow_run_id, {"report.html": page})
+        pages = {"report.html": page, "change_log.md": change_log.write(doors, run.model)}
+        if run.state is runs.RunState.ROLLED_BACK:
+            pages["incident.md"] = incident.write(doors, run.model, incident.rollback_of(doors, run.run_id))
+        doors.tracking.artifacts(run.mlflow_run_id, pages)
         tags = {"understudy.state": run.state.value, "understudy.ending": run.ending or ""}
         doors.tracking.finish(run.mlflow_run_id, _STATUS.get(run.state, "FAILED"), tags)
         answer["mlflow_url"] = doors.tracking.url(run.mlflow_run_id)

@@ -1,24 +1,31 @@
 """Makes every decision of a run again from what the store kept, and says where the answer differs.
 
 Looks and the ship rule are decided again from the stored moments and the frozen spec, without event log, registry or
-gateway. Steps before exposure were judged from data that is elsewhere; of those the numbers they kept are held against
-their limits again, and their parts are folded again.
+gateway. Data checks and offline evaluation are judged again from the copies of their data, the evaluation with the versions
+from MLflow; datasets and log may be gone or changed since. Of other steps the numbers they kept are held against their limits
+again, and their parts are folded again.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from understudy import policy
-from understudy.errors import UnderstudyError
+from understudy.errors import NoWayBack, SnapshotBroken, UnderstudyError, Unreachable
+from understudy.lifecycle.check_data import judged as data_judged
 from understudy.lifecycle.compare import ONLINE_RESULT
+from understudy.lifecycle.evaluate import judged as versions_judged
 from understudy.lifecycle.evidence import Past
 from understudy.lifecycle.provenance import core_digest
 from understudy.lifecycle.session import Passage, session
+from understudy.points import point
+from understudy.points.verify import altered_copies
 from understudy.policy import Look, Mismatch
+from understudy.policy.replay import differences
 from understudy.spec import Experiment
 from understudy.store import records
 from understudy.store.records import RecordedVerdict
@@ -38,8 +45,8 @@ class Reproduced:
         step: The step it belongs to.
         number: Its place among the run's verdicts, from 1.
         outcome: What was recorded.
-        how: "moments" (decided again from stored moments), "numbers" (its numbers held against their limits again) or
-            "parts" (folded again from its parts).
+        how: "moments" (decided again from stored moments), "copies" (judged again on copies of its data), "numbers" (its
+            numbers held against their limits again) or "parts" (folded again from its parts).
         differences: What came out differently; nothing means it was reproduced.
     """
 
@@ -65,7 +72,8 @@ def reproduce(run_id: str, progress: Callable[[int, int], None] = lambda done, o
         progress: Called with the verdicts done and their number.
 
     Returns:
-        ``reproduced`` (whether all came out the same), ``verdicts``, and whether spec and code are those that decided.
+        ``reproduced`` (whether all came out the same from unaltered copies), ``verdicts``, ``altered_copies`` by name, and
+        whether spec and code are those that decided.
 
     Raises:
         NoSuchRun: The store knows no such run.
@@ -81,9 +89,12 @@ def reproduce(run_id: str, progress: Callable[[int, int], None] = lambda done, o
     digest = Experiment.model_validate(passage.run.spec).digest()
     cores = {item.evidence["core"] for item in recorded if item.evidence and "core" in item.evidence}
     same_spec = digest == passage.run.spec_digest
+    altered = _altered(passage)
+    same = same_spec and not altered and not any(item.differences for item in found)
     return {
         "run_id": run_id,
-        "reproduced": bool(found) and same_spec and not any(item.differences for item in found),
+        "reproduced": bool(found) and same,
+        "altered_copies": altered,
         "spec_unchanged": same_spec,
         "same_code": cores <= {core_digest()},
         "verdicts": [item.to_dict() for item in found],
@@ -91,20 +102,24 @@ def reproduce(run_id: str, progress: Callable[[int, int], None] = lambda done, o
 
 
 def _again(passage: Passage, past: Past, number: int, item: RecordedVerdict) -> Reproduced:
-    how, differences = "parts", list[Mapping[str, Any]]()
+    how, odd = "parts", list[Mapping[str, Any]]()
     try:
         if item.evidence and "look" in item.evidence:
-            how, differences = "moments", _look_again(passage, past, item)
+            how, odd = "moments", _look_again(passage, past, item)
         elif item.step == ONLINE_RESULT and item.evidence:
-            how, differences = "moments", _ship_again(passage, past, item)
+            how, odd = "moments", _ship_again(passage, past, item)
+        elif (judged := _judged_again(passage, item.step, item.verdict)) is not None:
+            how, odd = "copies", list(_differs(item.verdict, judged))
         elif any(_limited(part) for part in item.verdict.parts):
-            how, differences = "numbers", [*_limits_again(item.verdict), *_fold_again(item)]
+            how, odd = "numbers", [*_limits_again(item.verdict), *_fold_again(item)]
         else:
-            differences = list(_fold_again(item))
+            odd = list(_fold_again(item))
+    except SnapshotBroken as error:
+        how, odd = "copies", [_difference("data", "the copy that was kept", error.message)]
     except (KeyError, TypeError, ValueError, UnderstudyError) as error:
         # A record that was altered must be named, not end the walk over the others.
-        differences = [{"path": "record", "recorded": None, "again": f"{type(error).__name__}: {error}"}]
-    return Reproduced(item.step, number, item.verdict.outcome.value, how, tuple(differences))
+        odd = [{"path": "record", "recorded": None, "again": f"{type(error).__name__}: {error}"}]
+    return Reproduced(item.step, number, item.verdict.outcome.value, how, tuple(odd))
 
 
 def _look_again(passage: Passage, past: Past, item: RecordedVerdict) -> list[Mapping[str, Any]]:
@@ -128,6 +143,35 @@ def _ship_again(passage: Passage, past: Past, item: RecordedVerdict) -> list[Map
         passage.experiment, evidence, item.verdict, kept["cohorts"], kept["contained"]
     )
     return [mismatch.to_dict() for mismatch in found]
+
+
+def _judged_again(passage: Passage, step: str, recorded: Verdict) -> Verdict | None:
+    """Judge a step again on the copies of its data; None where it kept none, or needs MLflow and that does not answer."""
+    data = recorded.evidence.get("data")
+    if data is None:
+        return None
+    if step == "check_data":
+        return data_judged(passage, data)[0]
+    try:
+        return versions_judged(passage)[0]
+    except Unreachable:
+        return None
+
+
+def _differs(recorded: Verdict, again: Verdict) -> Iterator[Mapping[str, Any]]:
+    # What would change a verdict is said when it is recorded, and decides nothing.
+    told, found = ({**verdict.to_dict(), "change": ""} for verdict in (recorded, again))
+    return (mismatch.to_dict() for mismatch in differences(told, json.loads(json.dumps(found))))
+
+
+def _altered(passage: Passage) -> list[str]:
+    """Name the copies of the run that are not what was kept; a run that kept none has none."""
+    with passage.session.store.read() as connection:
+        try:
+            kept = point.find(connection, passage.run.run_id)
+        except NoWayBack:
+            return []
+    return [str(difference) for difference in altered_copies(passage.session, kept)]
 
 
 def _limited(part: Verdict) -> bool:

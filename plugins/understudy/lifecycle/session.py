@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from understudy import telemetry
 from understudy.errors import NoSuchRun, StepNotPassed
+from understudy.points import point
+from understudy.points.doors import snapshots_of
 from understudy.registry import Registry
+from understudy.scoring import read_dataset
 from understudy.settings import Settings
 from understudy.spec import Experiment
 from understudy.store import Store, ledger, records, runs
 from understudy.tracking import LEDGER_HEAD, StepRecord, Tracking
 from understudy.verdicts import Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Passage", "Session", "session", "traced"]
 
@@ -82,6 +89,33 @@ class Passage:
     session: Session
     run: runs.Run
     experiment: Experiment
+
+    def dataset(self, relative: str) -> pd.DataFrame:
+        """Read a dataset of the spec as it was when the run began, whatever has become of the file since.
+
+        Args:
+            relative: What the spec calls it.
+
+        Raises:
+            DataMissing: It is not Parquet or has no rows.
+            NoWayBack: The run has no rollback point, so nothing was kept.
+            SnapshotBroken: What was kept was altered.
+        """
+        return read_dataset(self.snapshot(relative), relative)
+
+    def snapshot(self, relative: str) -> Path:
+        """Return where the copy of a dataset lies that was kept when the run began; see `dataset`."""
+        return snapshots_of(self.session).proven(self.kept["snapshot"]["datasets"][relative])
+
+    @property
+    def kept(self) -> Mapping[str, Any]:
+        """The parts of the run's rollback point, with the digests of what it keeps.
+
+        Raises:
+            NoWayBack: The run has no rollback point.
+        """
+        with self.session.store.read() as connection:
+            return point.find(connection, self.run.run_id).parts
 
     def conclude(
         self, step: str, verdict: Verdict, record: StepRecord, *, stage: int = 0, decision: str | None = None

@@ -7,7 +7,10 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from understudy.exposure import Exposure
+from understudy.lifecycle import drilled
 from understudy.lifecycle.session import Session
+from understudy.points import readiness
+from understudy.spec import Drill
 from understudy.store import exposures, ledger, records, runs
 from understudy.store.runs import Run
 
@@ -45,11 +48,18 @@ def _model(connection: Connection, exposure: Exposure, now: float) -> dict[str, 
         **_served(exposure, now),
         **(_run(run) if run else _no_run()),
         "verdicts": _verdicts(connection, run) if run else [],
+        "way_back": readiness.told(connection, exposure.model),
+        "drill": drilled.readiness(connection, exposure.model, _demanded(run), now),
         "ledger": [
             {"at": entry.at, "actor": entry.actor, "action": entry.action, "reason": entry.reason}
             for entry in ledger.entries(connection, model=exposure.model, newest=_LAST_ENTRIES)
         ],
     }
+
+
+def _demanded(run: Run | None) -> Drill:
+    """Return what the newest run's spec demands; runs from before there were drills demand what is usual."""
+    return Drill.model_validate(run.spec.get("drill", {})) if run else Drill()
 
 
 def _served(exposure: Exposure, now: float) -> dict[str, Any]:

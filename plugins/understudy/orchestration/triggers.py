@@ -96,7 +96,10 @@ class GuardTrigger(BaseTrigger):
         try:
             await asyncio.wait_for(asyncio.to_thread(self._abort, reason), LOOK_LIMIT)
         except Exception:
-            self.log.exception("Exposure of %s could not be ended; its lease lapses unrenewed.", self.run_id)
+            self.log.exception(
+                "Exposure of %s could not be ended; its lease lapses unrenewed. See docs/runbooks/lease-is-not-renewed.md.",
+                self.run_id,
+            )
             sentence = f"{reason} Exposure could not be set to zero either; its lease lapses unrenewed."
         verdict = Verdict(Outcome.ERROR, GUARD_LOST, sentence)
         return {"decision": "ROLL_BACK", "sentence": sentence, "verdict": verdict.to_dict()}
@@ -151,6 +154,9 @@ class RegistryTrigger(BaseEventTrigger):
             return ()
 
     def _read(self) -> tuple[str, ...]:
+        from understudy import rollback
         from understudy.lifecycle import registry_watch
 
+        # Whoever sees the registry come back finishes the rollbacks that wait for it; none waits as a rule.
+        rollback.resume()
         return tuple(sorted(start["key"] for start in registry_watch.pending_starts()))
