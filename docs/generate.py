@@ -43,6 +43,9 @@ def experiment_page() -> str:
         spec.Budget: "`budgets`, a list",
         spec.Risk: "`risk`",
         spec.Registry: "`registry`",
+        spec.Consumer: "`consumers`, a list",
+        spec.Restoration: "`rollback`",
+        spec.Drill: "`drill`",
     }
     for model, title in titles.items():
         lines += [
@@ -79,16 +82,22 @@ def errors_page() -> str:
         "",
         "Every message says what happened, the value, the rule and the fix.",
         "",
-        "| code | meaning |",
-        "|---|---|",
+        "| code | meaning | what to do |",
+        "|---|---|---|",
     ]
     classes = [getattr(errors, name) for name in errors.__all__]
     lines += [
-        f"| `{item.code}` | {str(item.__doc__).strip().splitlines()[0]} |"
+        f"| `{item.code}` | {str(item.__doc__).strip().splitlines()[0]} | {_runbook(item.runbook)} |"
         for item in classes
         if item is not errors.UnderstudyError
     ]
     return "\n".join(lines) + "\n"
+
+
+def _runbook(path: str) -> str:
+    """Return a link from the reference to a page of the runbooks; empty where there is none."""
+    name = path.removeprefix("docs/runbooks/").removesuffix(".md")
+    return f"[{name}](../runbooks/{name}.md)" if name else ""
 
 
 def cli_page() -> str:

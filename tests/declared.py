@@ -42,6 +42,8 @@ _CONTENT: dict[str, Any] = {
         {"percent": 10, "soak": "30s", "timeout": "300s", "min_units": 50, "margin_scale": 2},
         {"percent": 50, "soak": "30s", "timeout": "300s", "min_units": 50},
     ],
+    # The policy of a test says what it needs; what drills are for has tests of its own.
+    "drill": {"above": 100},
     "planned_events": 4000,
     "look_every": "5s",
     "lease": "30s",

@@ -88,6 +88,16 @@ def test_a_rollback_without_a_reason_is_refused(home: Path) -> None:
     assert answered("rollback", "delay", "--reason", "  ", code=1)["error"]["code"] == "BAD_PARAMETER"
 
 
+@pytest.mark.parametrize("asked", [("--resume", "delay"), (), ("delay",), ("--resume", "--plan")])
+def test_a_rollback_that_is_asked_for_in_half_is_refused(home: Path, asked: tuple[str, ...]) -> None:
+    assert run("rollback", *asked).exit_code == 2
+
+
+def test_without_anything_that_waits_resuming_says_so(home: Path) -> None:
+    assert answered("rollback", "--resume") == {"rollbacks": []}
+    assert "No rollback waits" in run("rollback", "--resume").stdout
+
+
 def test_a_rollback_takes_exposure_to_zero_even_when_nothing_else_can_be_reached(home: Path) -> None:
     exposed_run()
     flag = read_flag(home / "home" / "flags.json", "delay")

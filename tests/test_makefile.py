@@ -21,6 +21,7 @@ TARGETS = {
     "format",
     "bench",
     "calibrate",
+    "drill",
     "faults",
     "lock",
     "system",

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
 import sys
-import uuid
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from understudy.commands.audit import audit
 from understudy.commands.certificate import certificate_app
+from understudy.commands.drill import drill
+from understudy.commands.features import features_app
+from understudy.commands.history import history
+from understudy.commands.incident import incident
+from understudy.commands.instants import shown
 from understudy.commands.ledger import ledger_app
+from understudy.commands.rollback import rollback
+from understudy.commands.rollback_point import rollback_point_app
 from understudy.commands.store import store_app
 from understudy.errors import UnderstudyError
 from understudy.event_commands import events_app, outcomes_app
@@ -28,10 +33,17 @@ app = typer.Typer(
     help="Move machine-learning experiments safely into production.",
 )
 app.add_typer(certificate_app, name="certificate")
+app.add_typer(features_app, name="features")
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(rollback_point_app, name="rollback-point")
 app.add_typer(store_app, name="store")
 app.add_typer(events_app, name="events")
 app.add_typer(outcomes_app, name="outcomes")
+app.command()(audit)
+app.command()(drill)
+app.command()(history)
+app.command()(incident)
+app.command()(rollback)
 
 
 @app.command()
@@ -114,38 +126,6 @@ def status(
 
 
 @app.command()
-def rollback(
-    model: Annotated[str, typer.Argument(help="Registered model name.")],
-    reason: Annotated[str, typer.Option(help="What was seen; goes into the ledger.")],
-    target_version: Annotated[
-        str | None, typer.Option("--to", help="A version other than the previous one.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Take a model back to its previous version, with or without Airflow."""
-    from understudy import telemetry
-    from understudy.rollback import execute
-
-    with errors(as_json), telemetry.within(os.environ.get("TRACEPARENT")):
-        result = execute(
-            model,
-            reason,
-            actor=getpass.getuser(),
-            key=f"cli/{uuid.uuid4()}",
-            target_version=target_version,
-            dry_run=dry_run,
-        )
-    if as_json:
-        print(json.dumps(result))
-        return
-    verb = "would be" if dry_run else "is"
-    out.print(
-        f"Version {result['target']} of {model} {verb} champion (before: {result['current']}). {result['why']}"
-    )
-
-
-@app.command()
 def plan(
     experiment: Annotated[str, typer.Argument(help="Experiment name, or the path of its file.")],
     as_json: AsJson = False,
@@ -225,14 +205,18 @@ def reproduce(
                 for part in item["differences"][:5]
             )
             err.print(f"{item['step']} (verdict {item['number']}): {shown}", style="red", markup=False)
+        for difference in found["altered_copies"]:
+            err.print(f"A copy that the run keeps was altered: {difference}", style="red", markup=False)
         if not found["spec_unchanged"]:
             err.print("The stored spec is not the one that was frozen: its digest differs.", style="red")
         if not found["same_code"]:
             out.print("Note: other code decided then than is installed now.")
-        moments = sum(item["how"] == "moments" for item in found["verdicts"])
+        moments, copies = (
+            sum(item["how"] == how for item in found["verdicts"]) for how in ("moments", "copies")
+        )
         out.print(
-            f"{len(found['verdicts']) - len(different)} of {len(found['verdicts'])} verdicts come out the same, {moments} of "
-            "them decided again from stored moments."
+            f"{len(found['verdicts']) - len(different)} of {len(found['verdicts'])} verdicts come out the same. {moments} were "
+            f"decided again from stored moments, {copies} on copies of their data."
         )
     if not found["reproduced"]:
         raise typer.Exit(1)
@@ -314,6 +298,14 @@ def _status_table(item: dict[str, Any]) -> Table:
     )
     if item["ending"]:
         table.add_row("ending", item["ending"])
+    back = item["way_back"]
+    leads = f"to version {back['version']}: " if back["version"] else ""
+    when = f" Looked at {shown(back['at'])}." if back["at"] else ""
+    table.add_row(
+        "way back", f"{'' if back['ready'] is not False else 'BROKEN '}{leads}{back['sentence']}{when}"
+    )
+    last = item["drill"]["last"]
+    table.add_row("drills", item["drill"]["sentence"] + (f" Last at {shown(last)}." if last else ""))
     for verdict in item["verdicts"]:
         change = f" → {verdict['change']}" if verdict["change"] else ""
         table.add_row(verdict["step"], f"{verdict['outcome']}: {verdict['sentence']}{change}")

@@ -30,6 +30,8 @@ def errors(as_json: bool) -> Iterator[None]:
         else:
             for line in str(error).splitlines():
                 err.print(line, style="red", markup=False, soft_wrap=True)
+            if error.runbook:
+                err.print(f"See {error.runbook}.", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
 
 

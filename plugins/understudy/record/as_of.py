@@ -141,15 +141,23 @@ def _apply(state: _State, entry: Entry) -> None:
     before = state.exposure
     if entry.action in ("champion.adopted", "champion.promoted", "champion.restored", "exposure.reset"):
         generation = int(body.get("generation") or (before.generation if before else 0))
-        state.exposure = Exposure(model, generation, str(body["champion"]))
+        features = before.feature_set if before else None
+        state.exposure = Exposure(model, generation, str(body["champion"]), feature_set=features)
         state.champion, state.exposed_by = entry, []
         return
     if before is None:
         return
-    if entry.action in ("challenger.stood_by", "mirror.started"):
-        copied = entry.action == "mirror.started"
+    if entry.action == "feature_set.activated":
+        state.exposure = replace(before, generation=int(body["generation"]), feature_set=body["feature_set"])
+    elif entry.action in ("challenger.stood_by", "mirror.started"):
         state.exposure = Exposure(
-            model, int(body["generation"]), before.champion, body["version"], entry.run_id, mirror=copied
+            model,
+            int(body["generation"]),
+            before.champion,
+            body["version"],
+            entry.run_id,
+            mirror=entry.action == "mirror.started",
+            feature_set=before.feature_set,
         )
         state.exposed_by = [entry]
     elif entry.action == "exposure.raised":
@@ -161,7 +169,9 @@ def _apply(state: _State, entry: Entry) -> None:
         )
         state.exposed_by.append(entry)
     elif entry.action == "exposure.dropped":
-        state.exposure = Exposure(model, int(body["generation"]), before.champion)
+        state.exposure = Exposure(
+            model, int(body["generation"]), before.champion, feature_set=before.feature_set
+        )
         state.exposed_by = [entry]
 
 
@@ -177,4 +187,5 @@ def _raised(before: Exposure, entry: Entry) -> Exposure:
         float(body["to"]),
         contained=tuple(body.get("contained", ())),
         rings=tuple(dict(body.get("rings", {})).items()),
+        feature_set=before.feature_set,
     )
