@@ -31,6 +31,7 @@ def events_of(gateway: RunningGateway, request_id: str) -> list[dict[str, Any]]:
         (CALLER.traceparent.upper(), False),
         (CALLER.traceparent + ",x", False),
     ],
+    ids=["whole", "none", "zeros", "capitals", "more"],
 )
 def test_the_callers_trace_is_in_every_event_and_in_the_answer_or_nobodys(
     gateway: RunningGateway, given: str | None, kept: bool

@@ -317,7 +317,8 @@ def make_world(
 
     The model is named after the test: its name is the salt of who is exposed, and must not hang on which tests ran before.
     """
-    names = (f"delay-{crc32(request.node.nodeid.encode()):08x}-{number}" for number in itertools.count(1))
+    file, _, test = request.node.location
+    names = (f"delay-{crc32(f'{file}::{test}'.encode()):08x}-{number}" for number in itertools.count(1))
 
     def make(gateways: str = ",", versions: Sequence[str] = ("plain", "good")) -> World:
         return build_world(models, datasets, tmp_path, monkeypatch, next(names), gateways, versions)

@@ -56,7 +56,7 @@ def test_a_run_continues_the_trace_it_is_given_into_the_ledger_and_mlflow(world:
     assert stopped.value.verdict["trace_id"] == caller.trace_id
 
 
-@pytest.mark.parametrize("given", [None, "", "00-garbage", "ff" + TraceContext.new().traceparent[2:]])
+@pytest.mark.parametrize("given", [None, "", "00-garbage", f"ff-{7:032x}-{7:016x}-01"])
 def test_a_run_without_a_valid_trace_begins_one(world: World, given: str | None) -> None:
     run = begun(world, traceparent=given)
     assert run.trace_id
