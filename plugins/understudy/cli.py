@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from understudy.commands.audit import audit
@@ -298,6 +299,10 @@ def _status_table(item: dict[str, Any]) -> Table:
     )
     if item["ending"]:
         table.add_row("ending", item["ending"])
+    if item["rollback"] is not None:
+        table.add_row(
+            "rollback", f"not ended: {escape(item['rollback'])}. `understudy rollback --resume`", style="red"
+        )
     back = item["way_back"]
     leads = f"to version {back['version']}: " if back["version"] else ""
     when = f" Looked at {shown(back['at'])}." if back["at"] else ""

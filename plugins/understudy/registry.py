@@ -300,9 +300,11 @@ class Registry:
         # Not through MLflow's global addresses: setting those changes the environment of every child process.
         folder = tempfile.mkdtemp(prefix="understudy-model-")
         try:
-            loaded = self._files(
-                lambda: mlflow.pyfunc.load_model(self._download(model, version, folder)), model, version
-            )
+            # skops asks every loaded module for names, and Airflow's own warn about each: a thousand lines in a task's log.
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):
+                loaded = self._files(
+                    lambda: mlflow.pyfunc.load_model(self._download(model, version, folder)), model, version
+                )
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

@@ -233,7 +233,7 @@ def test_a_page_that_cannot_be_refreshed_says_so(page: Page, site: Site) -> None
     expect(console.get_by_role("alert")).to_contain_text("signed out", timeout=PATIENCE)
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [320, 390, 1280])
 def test_nothing_is_wider_than_the_screen(page: Page, site: Site, width: int) -> None:
     run = scenes.prepare(site.store, f"width-{width}", reason="long" * 100)
     scenes.expose(site.store, run, 2)
@@ -242,3 +242,7 @@ def test_nothing_is_wider_than_the_screen(page: Page, site: Site, width: int) ->
     page.goto(f"{site.url}/understudy/")
     expect(page.get_by_role("article", name=f"Model width-{width}")).to_be_visible()
     assert page.evaluate("() => document.scrollingElement.scrollWidth <= window.innerWidth")
+    within = (
+        "() => [...document.querySelectorAll('.card')].every(card => card.scrollWidth <= card.clientWidth)"
+    )
+    assert page.evaluate(within)

@@ -53,6 +53,21 @@ def test_the_button_is_there_for_those_alone_who_may_trigger_the_rollback(
         assert "Rolling back takes the right to trigger the DAG" in looked_at
 
 
+def test_each_step_of_a_rollback_is_told_by_its_name(viewer: TestClient, store: Store) -> None:
+    scenes.adopt(store, "flight-delay", "7")
+    with store.write() as connection:
+        ledger.append(
+            connection, at=store.clock(), actor="boss", action="rollback.step", model="flight-delay",
+            reason="Drivers complain.", body={"step": "gateways"},
+        )  # fmt: skip
+    page = _page(viewer)
+    assert "<code>rollback.step</code> gateways" in page
+    (state,) = viewer.get("/understudy/api/status").json()["models"]
+    assert [(entry["action"], entry["step"]) for entry in state["ledger"]][-1:] == [
+        ("rollback.step", "gateways")
+    ]
+
+
 def test_an_exposed_run_shows_share_stage_lease_verdicts_and_ledger(viewer: TestClient, store: Store) -> None:
     run = scenes.prepare(store, "flight-delay")
     scenes.expose(store, run, 3)

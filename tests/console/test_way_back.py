@@ -49,20 +49,30 @@ def test_with_mlflow_down_exposure_is_zero_in_the_name_of_the_user(boss: TestCli
 
 
 BAD = {
-    "no reason": {"json": {}},
-    "an unknown field": {"json": ASKED | {"force": True}},
-    "a version that is none": {"json": ASKED | {"target_version": "latest"}},
-    "a form of another site": {"json": ASKED, "headers": {"Content-Type": "text/plain"}},
-    "a body that does not say what it is": {"content": json.dumps(ASKED).encode()},
+    "no reason": ("reason", {"json": {}}),
+    "a reason of blanks that the dialog leaves out": ("reason", {"json": {"reason": ""}}),
+    "an unknown field": ("force", {"json": ASKED | {"force": True}}),
+    "a version that is none": ("target_version", {"json": ASKED | {"target_version": "latest"}}),
+    "a key with a blank": ("idempotency-key", {"json": ASKED, "headers": {"Idempotency-Key": "a b"}}),
+    "no body": ("the body", {}),
+    "half an object": (
+        "the body",
+        {"content": b'{"reason"', "headers": {"Content-Type": "application/json"}},
+    ),
+    "a form of another site": ("the body", {"json": ASKED, "headers": {"Content-Type": "text/plain"}}),
+    "a body that does not say what it is": ("the body", {"content": json.dumps(ASKED).encode()}),
 }
 
 
-@pytest.mark.parametrize("request_", BAD.values(), ids=BAD.keys())
-def test_a_bad_request_is_refused_and_nothing_happens(
-    boss: TestClient, store: Store, request_: dict[str, Any]
+@pytest.mark.parametrize(("wrong", "request_"), BAD.values(), ids=BAD.keys())
+def test_a_bad_request_is_named_and_nothing_happens(
+    boss: TestClient, store: Store, wrong: str, request_: dict[str, Any]
 ) -> None:
     scenes.expose(store, scenes.prepare(store, "flight-delay"), 1)
-    assert boss.post(PATH, **request_).status_code == 422
+    answer = boss.post(PATH, **request_)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (422, "BAD_PARAMETER")
+    assert error["message"].startswith(f"The request cannot be used: {wrong}.")
     assert exposed(store)
 
 

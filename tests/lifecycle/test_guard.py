@@ -13,7 +13,7 @@ from tests.lifecycle.conftest import STEPS_BEFORE_EXPOSURE, World
 from tests.lifecycle.served import BETTER, WORSE, traffic
 from tests.servers import free_port
 from understudy import gateways, lifecycle
-from understudy.errors import StaleGeneration, StepNotPassed, Unreachable
+from understudy.errors import BadParameter, StaleGeneration, StepNotPassed, Unreachable
 from understudy.store import exposures
 from understudy.store.runs import RunState
 from understudy.verdicts import Outcome
@@ -165,6 +165,16 @@ def test_nobody_is_exposed_before_every_step_has_passed(world: World, missing: s
     with pytest.raises(StaleGeneration, match=f"{missing} has INCONCLUSIVE"):
         lifecycle.raise_exposure(run_id, 1)
     assert not world.published().exposed
+
+
+def test_a_stage_that_the_ladder_does_not_have_is_named_and_exposure_stays(world: World) -> None:
+    run_id = world.exposed_run(stage=2)
+    world.record(run_id, "stage_2")
+    before = world.exposure()
+    for stage in (-1, 0, 3):
+        with pytest.raises(BadParameter, match=f"has stages 1 to 2, and {stage} is none"):
+            lifecycle.raise_exposure(run_id, stage)
+    assert world.exposure() == before
 
 
 def test_a_stage_that_was_never_looked_at_does_not_pass(world: World) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import pytest
 
+from tests.commands import run
 from tests.lifecycle.conftest import World
 from tests.lifecycle.served import WORSE, traffic
 from understudy import lifecycle, rollback
@@ -97,10 +98,32 @@ def test_of_several_rollbacks_the_newest_is_reviewed_unless_one_is_named(world: 
     assert "Ben" not in {who for _, who, _, _ in again.timeline}
 
 
-@pytest.mark.parametrize("number", [None, 1, 10_000])
-def test_a_rollback_that_was_not_is_named_with_those_that_were(world: World, number: Any) -> None:
+def test_a_rollback_soon_after_another_is_reviewed_by_its_own_record(world: World) -> None:
     world.exposed_run()
-    with pytest.raises(NoSuchId, match="Entries that began one: none"):
+    rollback.execute(world.model, "it hurts", "Ada", "r")
+    world.clock.now += 60
+    rollback.execute(world.model, "the other one", "Ben", "r2", target_version="2")
+    found = draft(world.session, world.model)
+    assert (found.reason, found.result["key"], found.result["target"]) == ("the other one", "r2", "2")
+    assert (found.found_after, {who for _, who, _, _ in found.timeline} & {"Ada", "Ben"}) == (None, {"Ben"})
+
+
+def test_a_review_that_cannot_be_written_is_an_error_not_a_traceback(world: World, tmp_path: Path) -> None:
+    world.exposed_run()
+    rollback.execute(world.model, "it hurts", "Ada", "r")
+    for place in (tmp_path, tmp_path / "no" / "such" / "folder.md"):
+        told = run("incident", world.model, "--file", str(place))
+        assert (told.exit_code, told.stderr.startswith("[BAD_PARAMETER] The review cannot")) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("number", "named"), [(None, "no rollback of"), (0, "no rollback 0 of"), (10_000, "no rollback 10000 of")]
+)
+def test_a_rollback_that_was_not_is_named_with_those_that_were(
+    world: World, number: int | None, named: str
+) -> None:
+    world.exposed_run()
+    with pytest.raises(NoSuchId, match=rf"{named} .*Entries that began one: none"):
         draft(world.session, world.model, number)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,8 @@ from understudy.errors import (
     Unreachable,
     VersionIncompatible,
 )
+from understudy.lifecycle import preregister
+from understudy.lifecycle.session import Passage
 from understudy.store import records
 from understudy.store.runs import RunState
 
@@ -74,6 +77,36 @@ def test_the_same_key_twice_is_the_same_run(world: World) -> None:
         f"tags.`understudy.run` = '{first['run_id']}' AND params.model = '{world.model}'",
     )
     assert len(found) == 1
+
+
+def test_a_start_told_again_to_an_exposed_run_is_answered_although_it_would_be_refused_now(
+    world: World,
+) -> None:
+    first = world.begin("2")
+    run_id = world.exposed_run(run_id=first["run_id"])
+    before = world.exposure()
+    world.client.delete_model_version(world.model, "2")
+    again = world.begin("2")
+    told = ("run_id", "version", "outcome", "trace_id")
+    assert [again[key] for key in told] == [first[key] for key in told]
+    assert world.run(run_id).state is RunState.EXPOSED
+    assert world.exposure() == before
+
+
+def test_a_start_that_is_refused_after_another_telling_of_it_has_exposed_the_run_does_not_end_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(passage: Passage) -> dict[str, Any]:
+        world.exposed_run(run_id=passage.run.run_id)
+        raise VersionIncompatible("This telling is late.")
+
+    monkeypatch.setattr(preregister, "require_rehearsed", slow)
+    with pytest.raises(VersionIncompatible, match="late"):
+        world.begin("2")
+    run, exposure = world.active(), world.published()
+    assert run is not None
+    assert run.state is RunState.EXPOSED
+    assert (exposure.run_id, exposure.exposed) == (run.run_id, True)
 
 
 def test_a_key_whose_run_has_ended_starts_nothing(world: World) -> None:

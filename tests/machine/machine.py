@@ -23,7 +23,9 @@ from understudy.verdicts import Outcome
 __all__ = ["Machine"]
 
 CLIMB = 14
-"""Regular steps from nothing to a promoted run."""
+"""Regular steps from nothing to a promoted run, and into the next one."""
+EXPOSED = st.integers(5, 9)
+"""Regular steps after which somebody is exposed: most of what could go wrong begins there."""
 
 WHO = st.sampled_from([0, 0, 1])
 
@@ -64,7 +66,7 @@ class Machine(Acts, RuleBasedStateMachine):
 
     # What happens.
 
-    @initialize(steps=st.integers(0, CLIMB))
+    @initialize(steps=EXPOSED | st.integers(0, CLIMB))
     def begin_somewhere(self, steps: int) -> None:
         for _ in range(steps):
             self.perform(*self.next_step())
@@ -76,13 +78,13 @@ class Machine(Acts, RuleBasedStateMachine):
             self.perform(*self.next_step())
         self.interrupted(how, *self.next_step())
 
+    @precondition(lambda self: self.laws.exposure is not None and self.laws.exposure.exposed)
     @rule(
-        kind=st.sampled_from(sorted(LOOKS)), late=st.sampled_from([0, 7, LEASE + 1]), how=INTERRUPTED, who=WHO
+        kind=st.sampled_from(sorted(LOOKS)), late=st.sampled_from([LEASE + 1, 7, 0]), how=INTERRUPTED, who=WHO
     )
     def looks(self, kind: str, late: float, how: Interrupted, who: int) -> None:
-        run = self._run()
-        if run is None or not run.stage:
-            return
+        run = self.place.active()
+        assert run is not None
         self.place.act_as(who)
         self.pass_time(late)
         before = self.place.stored()

@@ -27,8 +27,8 @@ from understudy.settings import Settings
 from understudy.store import Store
 
 _AT_ALL = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
-QUICK = settings(_AT_ALL, max_examples=25, stateful_step_count=16, derandomize=True)
-FEW = settings(QUICK, max_examples=5, phases=[Phase.generate])
+QUICK = settings(_AT_ALL, max_examples=15, stateful_step_count=16, derandomize=True)
+FEW = settings(QUICK, max_examples=3, phases=[Phase.generate])
 
 
 def _long(quick: settings, examples: int) -> settings:

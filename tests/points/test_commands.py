@@ -73,6 +73,8 @@ def test_a_feature_set_is_registered_and_listed_with_the_one_in_force(world: Wor
         str(world.settings.data / "holdout.parquet"),
     )
     rest = ("--version", "1", *files)
+    assert "No feature set of" in run("features", "list", world.model).stdout
+    assert answered("features", "list", world.model) == []
     told = run("features", "register", world.model, "hours", *rest).stdout
     assert "has 1 columns" in told
     assert answered("features", "register", world.model, "hours", *rest)["columns"] == [["hour", "double"]]

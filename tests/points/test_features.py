@@ -9,7 +9,7 @@ import pytest
 from tests.lifecycle.conftest import World, flights
 from tests.points.conftest import feature_set
 from understudy import lifecycle
-from understudy.errors import DataMissing, FeatureSetMismatch
+from understudy.errors import BadParameter, DataMissing, FeatureSetMismatch
 from understudy.points import features
 from understudy.points.doors import snapshots_of
 from understudy.registry import FEATURE_SET_TAG
@@ -36,6 +36,17 @@ def test_a_registered_set_does_not_change(world: World, recipe: Path) -> None:
         assert feature_sets.every(connection, world.model) == [first]
     with pytest.raises(DataMissing, match="cannot be read"):
         feature_set(world, "more", "1", recipe / "gone")
+
+
+@pytest.mark.parametrize("name", ["", "  ", "n" * 101])
+def test_a_name_that_no_tag_or_store_can_hold_is_refused(world: World, recipe: Path, name: str) -> None:
+    with pytest.raises(BadParameter, match="1 to 100 characters"):
+        feature_set(world, name, "1", recipe)
+
+
+def test_rows_that_are_no_parquet_are_named_with_what_is_wanted(world: World, recipe: Path) -> None:
+    with pytest.raises(DataMissing, match=r"features.sql is no readable Parquet file with rows"):
+        features.register(world.session, world.model, "hours", "1", recipe, recipe, "Ada")
 
 
 def test_what_makes_a_set_and_rows_of_it_are_kept_and_other_rows_are_refused(

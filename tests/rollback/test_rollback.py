@@ -69,6 +69,26 @@ def test_a_version_chosen_while_a_run_is_on_ends_the_run(make_world: Callable[..
     assert world.run(run_id).state is RunState.ROLLED_BACK
 
 
+def test_the_challenger_itself_may_be_chosen_and_is_champion_only(world: World) -> None:
+    run_id = world.exposed_run()
+    back(world, target_version="2")
+    assert serves(world, "2")
+    assert world.alias("challenger") is None
+    assert world.run(run_id).state is RunState.ROLLED_BACK
+
+
+def test_the_version_that_is_served_may_be_chosen_where_the_alias_was_lost(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world(versions=("plain", "good", "harmful"))
+    promote(world)
+    world.client.set_registered_model_alias(world.model, "champion", "3")
+    world.client.delete_model_version(world.model, "3")
+    assert world.alias() is None
+    back(world, target_version="2")
+    assert serves(world, "2")
+
+
 def test_a_silent_ledger_leads_to_the_highest_ready_version_below(make_world: Callable[..., World]) -> None:
     world = make_world(versions=("plain", "good", "harmful"))
     world.client.set_registered_model_alias(world.model, "champion", "3")

@@ -59,6 +59,9 @@ def features_list(model: Model, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps([item.to_dict() | {"active": item.name == active} for item in known]))
         return
+    if not known:
+        out.print(f"No feature set of {model} is registered.", markup=False, highlight=False)
+        return
     table = Table("feature set", "columns", "transformation", "rows", "in force")
     for item in known:
         names = ", ".join(name for name, _ in item.columns)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from understudy.errors import BadParameter
 from understudy.terminal import AsJson, errors, out
 
 __all__ = ["incident"]
@@ -34,5 +35,15 @@ def incident(
     if file is None:
         print(page, end="")
         return
-    file.write_text(page, encoding="utf-8")
+    with errors(as_json):
+        _keep(page, file)
     out.print(f"Written to {file}.", markup=False, highlight=False, soft_wrap=True)
+
+
+def _keep(page: str, file: Path) -> None:
+    try:
+        file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise BadParameter(
+            f"The review cannot be written to {file} ({error.strerror}). Name a file in a folder that is there and writable."
+        ) from error

@@ -19,6 +19,7 @@ import jinja2
 from airflow.api_fastapi.core_api.security import requires_access_dag
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exception_handlers import http_exception_handler
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
@@ -78,6 +79,7 @@ def create_app() -> FastAPI:
     app.include_router(way_back.router)
     app.middleware("http")(_guard_headers)
     app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, way_back.unusable)
     app.add_exception_handler(NoSuchRun, _not_found)
     app.add_exception_handler(UnderstudyError, _unavailable)
     app.add_exception_handler(SQLAlchemyError, _store_lost)

@@ -8,13 +8,14 @@ from typing import Annotated
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
 from fastapi import APIRouter, Depends, Header, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.console import consumers
 from understudy.errors import BadParameter, GatewayMismatch, StoreError, UnderstudyError, Unreachable
 
-__all__ = ["KEY", "VERSION", "Asked", "MayRollBack", "answer", "router"]
+__all__ = ["KEY", "VERSION", "Asked", "MayRollBack", "answer", "router", "unusable"]
 
 _MAY_TRIGGER = requires_access_dag(method="POST", access_entity=DagAccessEntity.RUN, param_dag_id="rollback")
 KEY = r"^[\x21-\x7e]{1,200}$"
@@ -87,6 +88,19 @@ def answer(
     except UnderstudyError as error:
         return JSONResponse({"error": error.to_dict()}, _status(error))
     return JSONResponse(result)
+
+
+async def unusable(request: Request, error: Exception) -> JSONResponse:
+    """Answer 422 to a request that is not as the route wants it, and name what is wrong without repeating it."""
+    assert isinstance(error, RequestValidationError)
+    parts = [[part for part in found["loc"] if isinstance(part, str)] for found in error.errors()]
+    wrong = sorted({place[-1] if place[1:] else "the body" for place in parts})
+    refused = BadParameter(
+        f"The request cannot be used: {', '.join(wrong)}. It must be JSON, and say so in its Content-Type: an object with "
+        "`reason` (5 to 500 characters) and, where wanted, `target_version` (a number) and `dry_run`. An Idempotency-Key has no "
+        "blanks. Nothing was changed."
+    )
+    return JSONResponse({"error": refused.to_dict()}, 422)
 
 
 def _status(error: UnderstudyError) -> int:

@@ -23,6 +23,8 @@ __all__ = ["Review", "draft", "review", "rollback_of", "write"]
 _BEFORE = 3600.0
 """A rollback without a run: so many seconds of the record before it belong to the story."""
 
+_OVER = ("rollback.finished", "rollback.abandoned")
+
 
 @dataclass(frozen=True)
 class Review:
@@ -103,8 +105,9 @@ def draft(doors: Session, model: str, rollback: int | None = None) -> Review:
         chosen = [entry for entry in begun if rollback in (None, entry.seq)]
         if not chosen:
             known = ", ".join(str(entry.seq) for entry in begun) or "none"
+            wanted = "rollback" if rollback is None else f"rollback {rollback}"
             raise NoSuchId(
-                f"The ledger has no rollback {rollback or ''} of {model}. Entries that began one: {known}. "
+                f"The ledger has no {wanted} of {model}. Entries that began one: {known}. "
                 "`understudy ledger show` lists everything."
             )
         started = chosen[-1]
@@ -175,7 +178,10 @@ def review(
 
 
 def _story(started: Entry, entries: Sequence[Entry]) -> list[Entry]:
-    """Return what belongs to a rollback: all from the start of its run, or from an hour before it, until something new began."""
+    """Return what belongs to a rollback: all from the start of its run, or from an hour before it, until something new began.
+
+    Without a run, nothing from before the end of an earlier rollback belongs to it.
+    """
     later = [
         entry.seq
         for entry in entries
@@ -186,7 +192,12 @@ def _story(started: Entry, entries: Sequence[Entry]) -> list[Entry]:
         for entry in entries
         if (entry.run_id == started.run_id if started.run_id else entry.at >= started.at - _BEFORE)
     ]
-    first, until = min([*before, started.seq]), min(later, default=None)
+    over = [
+        entry.seq + 1
+        for entry in entries
+        if entry.seq < started.seq and not started.run_id and entry.action in _OVER
+    ]
+    first, until = max(min([*before, started.seq]), *over, 0), min(later, default=None)
     return [entry for entry in entries if entry.seq >= first and (until is None or entry.seq < until)]
 
 

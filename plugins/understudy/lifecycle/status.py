@@ -11,7 +11,7 @@ from understudy.lifecycle import drilled
 from understudy.lifecycle.session import Session
 from understudy.points import readiness
 from understudy.spec import Drill
-from understudy.store import exposures, ledger, records, runs
+from understudy.store import exposures, ledger, records, runs, unfinished
 from understudy.store.runs import Run
 
 __all__ = ["status"]
@@ -48,10 +48,17 @@ def _model(connection: Connection, exposure: Exposure, now: float) -> dict[str, 
         **_served(exposure, now),
         **(_run(run) if run else _no_run()),
         "verdicts": _verdicts(connection, run) if run else [],
+        "rollback": unfinished.reason(connection, exposure.model),
         "way_back": readiness.told(connection, exposure.model),
         "drill": drilled.readiness(connection, exposure.model, _demanded(run), now),
         "ledger": [
-            {"at": entry.at, "actor": entry.actor, "action": entry.action, "reason": entry.reason}
+            {
+                "at": entry.at,
+                "actor": entry.actor,
+                "action": entry.action,
+                "step": str(entry.body.get("step", "")),
+                "reason": entry.reason,
+            }
             for entry in ledger.entries(connection, model=exposure.model, newest=_LAST_ENTRIES)
         ],
     }

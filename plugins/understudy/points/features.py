@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import Connection
 
-from understudy.errors import DataMissing, FeatureSetMismatch
+from understudy.errors import BadParameter, DataMissing, FeatureSetMismatch
 from understudy.exposure import Exposure
 from understudy.points.doors import Doors, snapshots_of
 from understudy.registry import FEATURE_SET_TAG, ModelFacts, Registry
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["activate", "of_version", "part", "register"]
+
+_NAME_MAX = 100
+"""As long as the store's column."""
 
 
 def register(
@@ -37,6 +40,7 @@ def register(
         actor: Who does it.
 
     Raises:
+        BadParameter: The name is empty or too long for the store.
         DataMissing: A file cannot be read, or has no rows.
         FeatureSetMismatch: The rows are not of this set, or another set is registered under that name.
         NoSuchVersion: The registry has no such version.
@@ -46,8 +50,19 @@ def register(
         raise DataMissing(
             f"The transformation {transformation} cannot be read. Name the file that makes the features."
         )
+    if not name.strip() or len(name) > _NAME_MAX:
+        raise BadParameter(
+            f"A feature set needs a name of 1 to {_NAME_MAX} characters for the tag {FEATURE_SET_TAG}, and {name[:20]!r} has "
+            f"{len(name.strip())}. Give it another one."
+        )
     facts = doors.registry.as_found(model, version)
-    _refuse_other_rows(facts, read_dataset(rows, rows.name), f"{rows} and version {version} of {model}")
+    try:
+        made = read_dataset(rows, rows.name)
+    except DataMissing as error:
+        raise DataMissing(
+            f"{rows} is no readable Parquet file with rows. Name one that the transformation made."
+        ) from error
+    _refuse_other_rows(facts, made, f"{rows} and version {version} of {model}")
     kept = snapshots_of(doors)
     columns = tuple(facts.inputs.items())
     wanted = FeatureSet(model, name, columns, kept.keep_file(transformation), kept.keep_file(rows))

@@ -116,7 +116,10 @@ def _answer(doors: Session, order: Order) -> Mapping[str, Any]:
             return engine.run(doors, order, time.monotonic() - began)
         except deferred.PASSING as error:
             deferred.defer(doors, order, error)
-            raise
+            raise type(error)(
+                f"The rollback of {order.model} is not finished; nobody is exposed. {error.message} The rollback goes on by itself, "
+                "or with `understudy rollback --resume`."
+            ) from error
         except (StoreError, StaleGeneration):
             raise
         except UnderstudyError as error:

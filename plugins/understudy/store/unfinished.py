@@ -7,7 +7,7 @@ from sqlalchemy.engine import Connection
 from understudy.errors import RollbackUnfinished
 from understudy.store import ledger, outbox
 
-__all__ = ["ENDINGS", "FINISH", "refuse"]
+__all__ = ["ENDINGS", "FINISH", "reason", "refuse"]
 
 FINISH = "finish_rollback"
 """Kind of the errand that stands for the rest of a rollback; its body is the order."""
@@ -29,12 +29,23 @@ def refuse(connection: Connection, model: str) -> None:
     Raises:
         RollbackUnfinished: A rollback was begun, or waits for a server.
     """
-    last = ledger.entries(connection, model=model, newest=1, actions=("rollback.started", *ENDINGS))
-    begun = bool(last) and last[0].action == "rollback.started"
-    waits = [errand for errand in outbox.pending(connection, FINISH) if errand.body["model"] == model]
-    if begun or waits:
-        asked = last[0].reason if begun else str(waits[0].body["reason"])
+    asked = reason(connection, model)
+    if asked is not None:
         raise RollbackUnfinished(
             f"A rollback of {model} has not ended ({asked}). Nothing new begins on a model until it is back: finish it with "
             f"`understudy rollback --resume` or `understudy rollback {model} --reason ...`, then start again."
         )
+
+
+def reason(connection: Connection, model: str) -> str | None:
+    """Return why a rollback was asked for that was begun, or waits for a server; None where there is none.
+
+    Args:
+        connection: Any transaction.
+        model: The model.
+    """
+    last = ledger.entries(connection, model=model, newest=1, actions=("rollback.started", *ENDINGS))
+    if last and last[0].action == "rollback.started":
+        return last[0].reason
+    waits = [errand for errand in outbox.pending(connection, FINISH) if errand.body["model"] == model]
+    return str(waits[0].body["reason"]) if waits else None
