@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from understudy.commands.audit import audit
@@ -301,7 +300,7 @@ def _status_table(item: dict[str, Any]) -> Table:
         table.add_row("ending", item["ending"])
     if item["rollback"] is not None:
         table.add_row(
-            "rollback", f"not ended: {escape(item['rollback'])}. `understudy rollback --resume`", style="red"
+            "rollback", f"not ended: {item['rollback']}. `understudy rollback --resume`", style="red"
         )
     back = item["way_back"]
     leads = f"to version {back['version']}: " if back["version"] else ""

@@ -195,9 +195,8 @@ class Registry:
             self._move(model, version, _ARCHIVED)
 
     def _move(self, model: str, version: str, stage: str) -> None:
-        with warnings.catch_warnings():
-            # Legacy stages are deprecated; a spec asks for them where other systems still read them.
-            warnings.simplefilter("ignore", FutureWarning)
+        # Legacy stages are deprecated; a spec asks for them where other systems still read them.
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
             alone = stage == _PRODUCTION
             self._call(
                 lambda: self.client.transition_model_version_stage(

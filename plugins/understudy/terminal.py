@@ -14,8 +14,9 @@ from understudy.errors import UnderstudyError
 
 __all__ = ["AsJson", "err", "errors", "out", "progress"]
 
-out = Console()
-err = Console(stderr=True)
+# Without markup: what people and servers wrote may hold square brackets, in tables too.
+out = Console(markup=False)
+err = Console(stderr=True, markup=False)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

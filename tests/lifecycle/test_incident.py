@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import run
+from tests.commands import answered, run
 from tests.lifecycle.conftest import World
 from tests.lifecycle.served import WORSE, traffic
 from understudy import lifecycle, rollback
@@ -77,11 +77,18 @@ def test_a_person_who_was_faster_than_the_guard_is_a_question(world: World) -> N
 
 def test_a_rollback_that_is_on_says_so_and_asks_what_it_waits_for(world: World) -> None:
     world.exposed_run()
-    with world.mlflow_down(), pytest.raises(Unreachable):
-        rollback.execute(world.model, "it hurts", "Ada", "r")
+    with (
+        world.mlflow_down(),
+        pytest.raises(Unreachable, match=r"is not finished; nobody .* goes on by itself"),
+    ):
+        rollback.execute(world.model, "it hurts [/red]", "Ada", "r")
+    assert answered("status")["models"][0]["rollback"] == "it hurts [/red]"
+    assert "not ended: it hurts [/red]" in run("status").stdout
     with pytest.raises(NoSuchId):
         draft(world.session, world.model)
     rollback.resume()
+    assert answered("status")["models"][0]["rollback"] is None
+    assert "[/red]" in run("ledger", "show").stdout
     found = draft(world.session, world.model)
     assert any("A server did not answer" in question for question in found.questions)
 

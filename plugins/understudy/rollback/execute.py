@@ -117,8 +117,8 @@ def _answer(doors: Session, order: Order) -> Mapping[str, Any]:
         except deferred.PASSING as error:
             deferred.defer(doors, order, error)
             raise type(error)(
-                f"The rollback of {order.model} is not finished; nobody is exposed. {error.message} The rollback goes on by itself, "
-                "or with `understudy rollback --resume`."
+                f"The rollback of {order.model} is not finished; nobody is exposed. {error.message} It goes on by itself, or "
+                "with `understudy rollback --resume`."
             ) from error
         except (StoreError, StaleGeneration):
             raise
