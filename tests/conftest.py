@@ -43,13 +43,6 @@ def pytest_collection() -> Generator[None, object, object]:
         return (yield)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of one room in one process, so that they share its servers."""
-    for item in items:
-        room = item.path.relative_to(REPO / "tests").parts[0]
-        item.add_marker(pytest.mark.xdist_group(room if not room.endswith(".py") else "house"))
-
-
 def pytest_unconfigure() -> None:
     gc.unfreeze()  # otherwise some libraries report at the end what they take for leaks
     shutil.rmtree(_HOME, ignore_errors=True)
