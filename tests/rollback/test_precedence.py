@@ -20,14 +20,19 @@ from understudy.store import Store
 from understudy.store.runs import RunState
 
 
-def test_no_run_begins_before_a_rollback_that_died_is_finished(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def died_unfinished(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promote a version, and let the process of its rollback die just before it writes the end down."""
     promote(world)
     with monkeypatch.context() as patch:
         patch.setattr(engine, "_finish", killed_at(engine, "_finish", 0, after=False))
         with pytest.raises(Killed):
             back(world)
+
+
+def test_no_run_begins_before_a_rollback_that_died_is_finished(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    died_unfinished(world, monkeypatch)
     with pytest.raises(RollbackUnfinished, match="has not ended"):
         world.begin("2")
     assert "run.started" not in world.actions()[world.actions().index("rollback.started") :]
@@ -65,11 +70,7 @@ def test_a_rollback_that_was_given_up_keeps_nothing_from_beginning(world: World)
 def test_a_bad_order_does_not_end_the_rollback_that_somebody_else_began(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    promote(world)
-    with monkeypatch.context() as patch:
-        patch.setattr(engine, "_finish", killed_at(engine, "_finish", 0, after=False))
-        with pytest.raises(Killed):
-            back(world)
+    died_unfinished(world, monkeypatch)
     with pytest.raises(Exception, match="'99'"):
         back(world, key="r2", target_version="99")
     with pytest.raises(RollbackUnfinished):
