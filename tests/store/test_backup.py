@@ -58,7 +58,7 @@ def fill(store: Store) -> runs.Run:
             connection, run.run_id, MODEL, "1", {"files": {"a": "b"}}, "e" * 64, at=at
         )
         columns = (("wind", "double"), ("hour", "long"))
-        register(connection, FeatureSet(MODEL, "first", columns, "a" * 64), actor="a", at=at)
+        register(connection, FeatureSet(MODEL, "first", columns, "a" * 64, "c" * 64), actor="a", at=at)
         record(connection, Readiness(run.run_id, MODEL, "1", False, UGLY, (UGLY,), 0.1, at))
         records.accept_starts(connection, {f"{MODEL}:2": "alias", "Z:1": "a", "a:1": "b", "É:1": "c"}, at=at)
         drill = Drilled("d", MODEL, "1", "slow", False, UGLY, {"told": UGLY, "cost": None}, at)
