@@ -31,7 +31,7 @@ from understudy.processes.process import Process
 from understudy.stack import Stack
 
 if TYPE_CHECKING:
-    from understudy.lifecycle.session import Session
+    from understudy.session import Session
     from understudy.spec import Experiment
 
 ROUNDS = 100
@@ -216,7 +216,7 @@ def _installation(folder: Path) -> Iterator[_Site]:
         os.environ.update(env)
         for port in ports:
             stops.enter_context(_gateway(folder, port, env))
-        from understudy.lifecycle.session import session
+        from understudy.session import session
         from understudy.spec import find
 
         site = _Site(session(), find(folder / "experiments", f"{_MODEL}_bench"), ports, env)

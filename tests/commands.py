@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from tests import declared
 from understudy.cli import app
-from understudy.lifecycle.session import session
+from understudy.session import session
 from understudy.store import Store, exposures, runs
 
 __all__ = ["answered", "exposed_run", "run"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 
 from tests import declared
-from understudy.lifecycle.session import session
 from understudy.record import certificate, signing
+from understudy.session import session
 from understudy.store import Store, certificates, exposures, history, ledger, runs
 from understudy.store.runs import RunState
 

@@ -14,7 +14,7 @@ from tests import declared
 from tests.commands import answered, exposed_run, run
 from tests.servers import free_port
 from understudy.exposure import read_flag
-from understudy.lifecycle.session import session
+from understudy.session import session
 from understudy.store import exposures, runs
 
 

@@ -13,7 +13,7 @@ from tests.commands import answered, exposed_run, run
 from tests.logged import lines_of
 from understudy.events.lookups import recent_requests
 from understudy.events.writer import EventWriter
-from understudy.lifecycle.session import session
+from understudy.session import session
 from understudy.store import runs
 
 MODEL = declared.MODEL

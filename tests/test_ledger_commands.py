@@ -14,7 +14,7 @@ from tests.promoted import AT, promoted
 from tests.store.conftest import past_the_triggers
 from understudy.commands.instants import instant, shown
 from understudy.errors import BadParameter
-from understudy.lifecycle.session import session
+from understudy.session import session
 from understudy.store import ledger
 
 MODEL = declared.MODEL

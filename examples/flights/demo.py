@@ -116,7 +116,7 @@ class Demo:
 
     def _open_production(self) -> None:
         from examples.flights.traffic import Replayer
-        from understudy.lifecycle.session import session
+        from understudy.session import session
 
         self.registry = session().registry
         with self.console.status("Training version 1 and putting it into production …"):

@@ -107,7 +107,7 @@ def production(state: Path) -> Iterator[None]:
         server.wait_ready()
         with (state / "training.log").open("a") as log, contextlib.redirect_stderr(log):
             version = train_version(1, flights)
-        from understudy.lifecycle.session import session
+        from understudy.session import session
 
         session().registry.make_champion(MODEL, version, move_stage=True)
         yield

@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from understudy.lifecycle.session import Session, session
 from understudy.lifecycle.status import status
+from understudy.session import Session, session
 from understudy.store import exposures, records, runs
 
 _STYLE = {"PASS": "green", "FAIL": "red", "ERROR": "red", "INCONCLUSIVE": "yellow"}

@@ -108,8 +108,8 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show what every model serves, the run that is on, its lease and its last verdicts."""
-    from understudy.lifecycle.session import session
     from understudy.lifecycle.status import status as read_status
+    from understudy.session import session
 
     with errors(as_json):
         found = read_status(session(), model)
@@ -228,8 +228,8 @@ def trace(
     as_json: AsJson = False,
 ) -> None:
     """Follow one id: the request, its events, the run, its ledger entries, and where Airflow and MLflow show it."""
-    from understudy.lifecycle.session import session
     from understudy.lifecycle.trail import follow, sentences
+    from understudy.session import session
 
     with errors(as_json):
         found = follow(session(), wanted)

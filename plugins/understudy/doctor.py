@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from understudy import gateways
 from understudy.errors import LedgerBroken, NoSuchExperiment, UnderstudyError
-from understudy.lifecycle.session import session
 from understudy.record import signing
 from understudy.registry import CHAMPION
+from understudy.session import session
 from understudy.settings import Settings
 from understudy.spec import load_all
 from understudy.store import exposures, heads, ledger

@@ -32,7 +32,7 @@ Model = Annotated[str, typer.Argument(help="Registered model name.")]
 def events_show(model: Model, as_json: AsJson = False) -> None:
     """Show what is stored of a model's events: segments that are still lines, partitions, their age and size."""
     from understudy.lifecycle.event_log import stored_events
-    from understudy.lifecycle.session import session
+    from understudy.session import session
 
     with errors(as_json):
         found = stored_events(session(), model)
@@ -65,7 +65,7 @@ def events_compact(
 ) -> None:
     """Turn segments that nobody writes any more into Parquet partitions by day and hour."""
     from understudy.lifecycle.event_log import compact_events
-    from understudy.lifecycle.session import session
+    from understudy.session import session
 
     with errors(as_json), progress(as_json) as report:
         found = compact_events(session(), model, quiet=quiet, report=report)
@@ -91,7 +91,7 @@ def events_retain(
 ) -> None:
     """Remove events that are older than some days, whole files at a time; none that a run counts which is on."""
     from understudy.lifecycle.event_log import retain_events
-    from understudy.lifecycle.session import session
+    from understudy.session import session
 
     with errors(as_json):
         found = retain_events(session(), model, days)
@@ -121,7 +121,7 @@ def events_query(
     """Ask the log of one experiment or run in SQL: requests, mirrors, outcomes, features, slices, runs, context."""
     from understudy.events.sql import OVERVIEW
     from understudy.lifecycle.event_log import query_events
-    from understudy.lifecycle.session import session
+    from understudy.session import session
 
     queries = OVERVIEW if sql is None else {"rows": sql}
     with errors(as_json):
@@ -167,7 +167,7 @@ def outcomes_import(
     """Import outcomes from a file or an SQL table: all of it, or nothing when a row breaks a rule."""
     from understudy.events.imports import Columns
     from understudy.lifecycle.event_log import import_outcomes
-    from understudy.lifecycle.session import session
+    from understudy.session import session
 
     pairs = (text.partition("=") for text in value or ())
     columns = Columns(event_id, outcome, occurred_at, {name: column or name for name, _, column in pairs})

@@ -101,8 +101,8 @@ def reading_dag(airflow_web: Any) -> Iterator[str]:
 def test_dags_that_name_the_champions_asset_are_consumers_until_they_do_no_more(
     boss: TestClient, store: Store, reading_dag: str
 ) -> None:
-    from understudy.lifecycle.session import session
     from understudy.rollback.consumers import downstream
+    from understudy.session import session
 
     def listed() -> list[dict[str, str]]:
         assert boss.get("/understudy/").status_code == 200

@@ -16,7 +16,7 @@ from tests.logged import lines_of
 from understudy.events.lines import encode
 from understudy.events.sql import TABLES
 from understudy.events.writer import EventWriter
-from understudy.lifecycle.session import session
+from understudy.session import session
 from understudy.spec import find
 from understudy.store import exposures, runs
 

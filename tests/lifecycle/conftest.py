@@ -19,15 +19,15 @@ from tests import declared
 from tests.logged import lines_of
 from tests.servers import PSEUDONYM_KEY, free_port, start_mlflow
 from understudy import lifecycle
+from understudy import session as sessions
 from understudy.events.writer import EventWriter
 from understudy.exposure import Exposure, read_flag
-from understudy.lifecycle import session as sessions
-from understudy.lifecycle.session import Session
 from understudy.points import features
 from understudy.points.point import Point
 from understudy.points.take import save, take
 from understudy.registry import FEATURE_SET_TAG
 from understudy.scoring import read_dataset
+from understudy.session import Session
 from understudy.settings import Settings
 from understudy.spec import Experiment
 from understudy.store import Store, exposures, ledger, records, runs

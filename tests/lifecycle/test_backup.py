@@ -11,10 +11,10 @@ from tests import declared
 from tests.points.conftest import altered
 from understudy.errors import BackupInvalid, SettingMissing, SnapshotBroken
 from understudy.lifecycle.restoration import SNAPSHOTS, back_up, restore
-from understudy.lifecycle.session import Session
 from understudy.points.doors import snapshots_of
 from understudy.points.manifest import PARTS, digest_of, seal
 from understudy.points.snapshots import Snapshots
+from understudy.session import Session
 from understudy.settings import Settings
 from understudy.store import Store, exposures, feature_sets, records, runs
 from understudy.store.feature_sets import FeatureSet

@@ -14,7 +14,7 @@ from understudy.events.lookups import recent_requests
 from understudy.events.upkeep import Upkeep
 from understudy.events.writer import EventsUnwritable, EventWriter
 from understudy.lifecycle.event_log import keep_events, retain_events
-from understudy.lifecycle.session import Session, session
+from understudy.session import Session, session
 from understudy.store import exposures, runs
 
 DAY = 86400.0

@@ -24,7 +24,7 @@ from understudy.errors import (
     VersionIncompatible,
 )
 from understudy.lifecycle import preregister
-from understudy.lifecycle.session import Passage
+from understudy.session import Passage
 from understudy.store import records
 from understudy.store.runs import RunState
 

@@ -16,7 +16,7 @@ from tests.live.buses import Traffic
 from tests.logged import logged_events
 from tests.servers import wait_until
 from understudy.exposure import Exposure
-from understudy.lifecycle.session import Session
+from understudy.session import Session
 from understudy.settings import Settings
 from understudy.stack import Stack
 from understudy.store import Store, exposures, ledger, records, runs

@@ -19,14 +19,14 @@ from tests.gateway.watched import LEASE, MODEL, Versions, Watched
 from tests.machine.interruptions import Interruptions, ObservedStore
 from tests.machine.mlflow_double import RegistryOf, Server, TrackingOf
 from understudy import gateways, lifecycle, policy, rollback
+from understudy import session as sessions
 from understudy.errors import NoSuchVersion, Unreachable
 from understudy.exposure import Exposure, read_flag
 from understudy.lifecycle import registry_watch
-from understudy.lifecycle import session as sessions
-from understudy.lifecycle.session import Session
 from understudy.policy import Decision
 from understudy.registry import CHAMPION, FEATURE_SET_TAG
 from understudy.rollback import emergency, objectives
+from understudy.session import Session
 from understudy.settings import Settings
 from understudy.spec import Experiment
 from understudy.store import exposures, ledger, runs

@@ -17,9 +17,9 @@ from tests.machine.test_machine import on_sqlite
 from understudy.errors import StaleGeneration
 from understudy.exposure import Exposure
 from understudy.lifecycle import expose, guard
-from understudy.lifecycle.session import Passage
 from understudy.registry import Registry
 from understudy.rollback import engine
+from understudy.session import Passage
 from understudy.store import exposures, runs, schema
 
 Patch = pytest.MonkeyPatch

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from understudy import session as sessions
 from understudy.drill import run as room
 from understudy.errors import AuditFailed, DrillFailed
 from understudy.lifecycle import audit as audits
-from understudy.lifecycle import session as sessions
 from understudy.lifecycle.audit import ERROR, WARNING, Finding
 from understudy.orchestration.audit_task import AuditOperator
 from understudy.orchestration.drill_task import DrilledModelsOperator, DrillOperator

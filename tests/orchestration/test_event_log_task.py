@@ -11,8 +11,8 @@ from tests.events.test_reader import request
 from tests.logged import lines_of
 from understudy.errors import SettingMissing
 from understudy.events.writer import EventWriter
-from understudy.lifecycle.session import session
 from understudy.orchestration.event_log_task import KeepEventsOperator
+from understudy.session import session
 
 
 @pytest.fixture

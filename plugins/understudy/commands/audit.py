@@ -22,7 +22,7 @@ def audit(
     """Look for stale flags, lapsed leases, a broken ledger, points that do not verify, runs past their end, overrides, drills."""
     from understudy.lifecycle.audit import ERROR
     from understudy.lifecycle.audit import audit as run
-    from understudy.lifecycle.session import session
+    from understudy.session import session
 
     with errors(as_json):
         found = run(session(), days)

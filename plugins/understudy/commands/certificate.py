@@ -30,8 +30,8 @@ def certificate_show(
     ] = False,
 ) -> None:
     """Show the certificate of a promoted run."""
-    from understudy.lifecycle.session import session
     from understudy.record import certificate
+    from understudy.session import session
     from understudy.store import certificates, runs
 
     with errors(as_json):

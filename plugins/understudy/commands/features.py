@@ -30,9 +30,9 @@ def features_register(
     as_json: AsJson = False,
 ) -> None:
     """Register the columns of a version, what makes them and rows of it; a registered set does not change."""
-    from understudy.lifecycle.session import session
     from understudy.points.features import register
     from understudy.registry import FEATURE_SET_TAG
+    from understudy.session import session
 
     with errors(as_json):
         found = register(session(), model, name, version, transformation, rows, getpass.getuser())
@@ -49,7 +49,7 @@ def features_register(
 @features_app.command("list")
 def features_list(model: Model, as_json: AsJson = False) -> None:
     """Show the feature sets of a model and which of them is in force."""
-    from understudy.lifecycle.session import session
+    from understudy.session import session
     from understudy.store import exposures, feature_sets
 
     with errors(as_json), session().store.read() as connection:

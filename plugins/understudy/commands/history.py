@@ -18,7 +18,7 @@ def history(
 ) -> None:
     """Show the change log of a model: versions, the data and numbers they were judged by, and who decided."""
     from understudy.lifecycle.change_log import change_log, write
-    from understudy.lifecycle.session import session
+    from understudy.session import session
 
     with errors(as_json):
         if as_json:

@@ -25,7 +25,7 @@ def incident(
 ) -> None:
     """Draft the review of a rollback from the record: timeline, detection, recovery, who was affected, what is open."""
     from understudy.lifecycle.incident import draft, write
-    from understudy.lifecycle.session import session
+    from understudy.session import session
 
     with errors(as_json):
         if as_json:

@@ -90,7 +90,7 @@ def _tell_sound(found: _Found) -> None:
 
 
 def _verify_store(against: Sequence[Path], mlflow: bool) -> _Found:
-    from understudy.lifecycle.session import session
+    from understudy.session import session
     from understudy.store import heads, ledger
 
     doors = session()
@@ -118,8 +118,8 @@ def _verify_file(path: Path, against: Sequence[Path]) -> _Found:
 
 def _in_mlflow() -> Iterator[Anchor]:
     """Yield the heads that MLflow remembers of the runs that the store knows; others may be of another installation."""
-    from understudy.lifecycle.session import session
     from understudy.record.chain import Anchor, Head
+    from understudy.session import session
     from understudy.store import runs
 
     doors = session()
@@ -142,7 +142,7 @@ def ledger_show(
     model: Annotated[str | None, typer.Argument(help="Only this model.")] = None, as_json: AsJson = False
 ) -> None:
     """Print the entries in order."""
-    from understudy.lifecycle.session import session
+    from understudy.session import session
     from understudy.store import ledger
 
     with errors(as_json), session().store.read() as connection:
@@ -168,7 +168,7 @@ def ledger_export(
     until: Annotated[str | None, typer.Option(help="Only up to this time.")] = None,
 ) -> None:
     """Print the ledger, or a part of it, as lines of JSON that `ledger verify --file` checks without the store."""
-    from understudy.lifecycle.session import session
+    from understudy.session import session
     from understudy.store import history
 
     with errors(False):
@@ -194,7 +194,7 @@ def ledger_as_of(
     as_json: AsJson = False,
 ) -> None:
     """Say which version served whom at a time, and which entries put that in force."""
-    from understudy.lifecycle.session import session
+    from understudy.session import session
     from understudy.store import history
 
     with errors(as_json):

@@ -26,8 +26,8 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="The run that took the p
 @rollback_point_app.command("show")
 def rollback_point_show(run_id: Run, as_json: AsJson = False) -> None:
     """Show what a run's rollback point consists of, and what the last look at it found."""
-    from understudy.lifecycle.session import session
     from understudy.points.point import find
+    from understudy.session import session
     from understudy.store import readiness
 
     with errors(as_json), session().store.read() as connection:
@@ -60,8 +60,8 @@ def rollback_point_verify(
     as_json: AsJson = False,
 ) -> None:
     """Collect every part again, score the recorded probe, and name whatever is not as it was recorded."""
-    from understudy.lifecycle.session import session
     from understudy.points import readiness
+    from understudy.session import session
 
     with errors(as_json):
         doors = session()
@@ -89,10 +89,10 @@ def rollback_point_diff(
     as_json: AsJson = False,
 ) -> None:
     """Show what is different now from what a rollback point holds, or how two points differ."""
-    from understudy.lifecycle.session import session
     from understudy.points.manifest import compare
     from understudy.points.point import find
     from understudy.points.verify import changed
+    from understudy.session import session
 
     with errors(as_json):
         doors = session()

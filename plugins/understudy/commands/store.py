@@ -25,7 +25,7 @@ def store_backup(
 ) -> None:
     """Write the store into one file, and what rollback points need beside it, while everything goes on; prove both."""
     from understudy.lifecycle.restoration import SNAPSHOTS, back_up
-    from understudy.lifecycle.session import session
+    from understudy.session import session
 
     with errors(as_json), progress(as_json) as report:
         found = back_up(session(), file, report)

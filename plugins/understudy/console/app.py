@@ -126,7 +126,7 @@ def api_status() -> JSONResponse:
 def report(run_id: str) -> HTMLResponse:
     """Return the decision report of a run, as it stands now."""
     from understudy.lifecycle.report import render
-    from understudy.lifecycle.session import session
+    from understudy.session import session
 
     return HTMLResponse(
         render(session().passage(run_id)), headers={"Content-Security-Policy": _REPORT_POLICY}
@@ -134,8 +134,8 @@ def report(run_id: str) -> HTMLResponse:
 
 
 def _states() -> list[dict[str, Any]]:
-    from understudy.lifecycle.session import session
     from understudy.lifecycle.status import status
+    from understudy.session import session
 
     return status(session())
 

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 def look() -> None:
     """Note which DAGs wait for the asset of a model's champion or read it; what cannot be read stays as it was noted."""
-    from understudy.lifecycle.session import session
+    from understudy.session import session
 
     try:
         note_dags(session(), _consuming())

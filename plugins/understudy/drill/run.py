@@ -21,11 +21,11 @@ import yaml
 from understudy.drill.findings import Played, judge, summary
 from understudy.drill.miniature import miniature, of_answers
 from understudy.errors import BadParameter, NoSuchVersion
-from understudy.lifecycle.session import Session, session
 from understudy.processes.keeper import Keeper
 from understudy.processes.process import Process
 from understudy.registry import CHAMPION
 from understudy.scoring import read_dataset
+from understudy.session import Session, session
 from understudy.spec import Experiment, Scenario, validate_folder
 from understudy.stack.environment import base_environment
 from understudy.store import drills

@@ -28,7 +28,7 @@ from understudy.stack.mlflow_server import MlflowServer
 if TYPE_CHECKING:
     import pandas as pd
 
-    from understudy.lifecycle.session import Session
+    from understudy.session import Session
 
 __all__ = ["CHAMPION", "TWIN", "Sandbox"]
 
@@ -107,7 +107,7 @@ class Sandbox:
     @cached_property
     def session(self) -> Session:
         """The doors of the sandbox."""
-        from understudy.lifecycle.session import session
+        from understudy.session import session
 
         return session()
 

@@ -11,7 +11,7 @@ from understudy.lifecycle import report as _report
 from understudy.lifecycle import shadow as _shadow
 from understudy.lifecycle import spike as _spike
 from understudy.lifecycle.preregister import begin
-from understudy.lifecycle.session import traced
+from understudy.session import traced
 
 abort = traced(_expose.abort)
 check_data = traced(_check_data.check_data)

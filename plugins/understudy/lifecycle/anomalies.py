@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from understudy.events.evidence import Series
 from understudy.lifecycle.evidence import BIAS, series_of
-from understudy.lifecycle.session import Passage
+from understudy.session import Passage
 from understudy.stats.change_points import Change, change_points
 
 __all__ = ["Anomaly", "anomalies", "find"]

@@ -16,10 +16,10 @@ from sqlalchemy.engine import Connection
 from understudy.errors import FlagDocumentError, UnderstudyError, Unreachable
 from understudy.exposure import Exposure, read_flag
 from understudy.lifecycle import drilled
-from understudy.lifecycle.session import Session
 from understudy.points import readiness, retention
 from understudy.points.verify import verify
 from understudy.registry import CHAMPION
+from understudy.session import Session
 from understudy.spec import Experiment, validate_folder
 from understudy.store import exposures, heads, ledger, runs, unfinished
 from understudy.store.runs import RunState

@@ -10,9 +10,9 @@ from sqlalchemy.engine import Connection
 
 import understudy
 from understudy.lifecycle.provenance import core_digest
-from understudy.lifecycle.session import Passage
 from understudy.record import certificate, signing
 from understudy.registry import DIGEST_TAG
+from understudy.session import Passage
 from understudy.store import certificates, history, ledger, moments, records
 from understudy.store.records import RecordedVerdict
 

@@ -10,8 +10,8 @@ from typing import Any
 import jinja2
 
 from understudy.errors import NoSuchVersion
-from understudy.lifecycle.session import Session
 from understudy.record.chain import Entry
+from understudy.session import Session
 from understudy.store import exposures, ledger, records, runs
 from understudy.store.records import RecordedVerdict
 from understudy.store.runs import Run

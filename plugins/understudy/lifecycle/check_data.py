@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from understudy import expectations
 from understudy.errors import DataMissing
 from understudy.events.lookups import recent_requests
-from understudy.lifecycle.session import Passage, session
 from understudy.points.doors import snapshots_of
 from understudy.scoring import read_dataset
+from understudy.session import Passage, session
 from understudy.tracking import StepRecord
 from understudy.verdicts import Verdict, worst_of
 

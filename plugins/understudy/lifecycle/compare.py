@@ -10,7 +10,7 @@ from understudy.lifecycle import forecast
 from understudy.lifecycle.evidence import gather
 from understudy.lifecycle.exposed import registered_cohorts
 from understudy.lifecycle.provenance import core_digest
-from understudy.lifecycle.session import session
+from understudy.session import session
 from understudy.stats.cells import ALL
 from understudy.store import exposures, records
 from understudy.tracking import StepRecord

@@ -22,9 +22,9 @@ import msgspec
 from understudy.errors import DataMissing, VersionIncompatible
 from understudy.events.lookups import answered_requests
 from understudy.lifecycle.check_data import nothing_logged
-from understudy.lifecycle.session import Passage, session
 from understudy.lifecycle.trial import NOT_MEASURED, not_measured, trial_gateway, undeclared
 from understudy.scoring import one_per_row
+from understudy.session import Passage, session
 from understudy.tracking import StepRecord
 from understudy.verdicts import Outcome, Verdict, worst_of
 

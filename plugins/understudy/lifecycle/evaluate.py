@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from understudy.errors import DataMissing
 from understudy.lifecycle import groups, off_policy
-from understudy.lifecycle.session import Passage, session
 from understudy.scoring import probabilities
+from understudy.session import Passage, session
 from understudy.spec import MetricKind
 from understudy.stats.calibration import calibration
 from understudy.stats.losses import row_loss

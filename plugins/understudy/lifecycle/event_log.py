@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from understudy.errors import EventsBusy, NoSuchExperiment, NoSuchRun, SettingMissing, UnderstudyError
-from understudy.lifecycle.session import Session
 from understudy.points.retention import sweep
+from understudy.session import Session
 from understudy.spec import load_all
 from understudy.store import exposures, ledger, runs
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from understudy import policy
 from understudy.events import evidence as events
-from understudy.lifecycle.session import Passage
+from understudy.session import Passage
 from understudy.spec import Metric, MetricKind
 from understudy.stats.evidence import Evidence, Quality
 from understudy.stats.histogram import LogHistogram

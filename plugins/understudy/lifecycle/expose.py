@@ -8,10 +8,10 @@ from understudy import gateways
 from understudy.errors import BadParameter, GatewayMismatch, NoSuchRun, StaleGeneration, Unreachable
 from understudy.lifecycle import drilled
 from understudy.lifecycle.exposed import drop, stand_by
-from understudy.lifecycle.session import Passage, session
 from understudy.points import readiness
 from understudy.policy import Kind
 from understudy.registry import CHALLENGER
+from understudy.session import Passage, session
 from understudy.spec import reach_of
 from understudy.store import exposures, records, runs
 from understudy.tracking import StepRecord

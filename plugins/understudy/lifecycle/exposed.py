@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy.engine import Connection
 
 from understudy import gateways
-from understudy.lifecycle.session import Passage
+from understudy.session import Passage
 from understudy.store import exposures, runs
 
 __all__ = ["drop", "registered_cohorts", "stand_by", "stand_down"]

@@ -18,8 +18,8 @@ from scipy.special import ndtri
 from understudy import policy
 from understudy.errors import UnderstudyError
 from understudy.lifecycle.evidence import BIAS, traffic_of
-from understudy.lifecycle.session import Passage
 from understudy.scoring import probabilities
+from understudy.session import Passage
 from understudy.spec import Metric, MetricKind
 from understudy.stats.cells import ALL, Cell
 from understudy.stats.evidence import Evidence

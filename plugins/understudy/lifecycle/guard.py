@@ -13,8 +13,8 @@ from understudy.errors import GatewayMismatch, Unreachable
 from understudy.lifecycle.evidence import gather
 from understudy.lifecycle.exposed import drop, registered_cohorts
 from understudy.lifecycle.provenance import core_digest
-from understudy.lifecycle.session import Passage, session
 from understudy.policy import Decision, History, Kind, Look
+from understudy.session import Passage, session
 from understudy.spec import Budget
 from understudy.store import exposures, records, runs
 from understudy.verdicts import Outcome, Verdict

@@ -11,8 +11,8 @@ import jinja2
 
 from understudy.errors import EventsUnreadable, NoSuchId
 from understudy.events.lookups import exposed_units
-from understudy.lifecycle.session import Session
 from understudy.record.chain import Entry
+from understudy.session import Session
 from understudy.spec import Metric
 from understudy.store import ledger, records, runs
 from understudy.store.records import RecordedVerdict

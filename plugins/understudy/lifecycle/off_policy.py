@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.errors import DataMissing
-from understudy.lifecycle.session import Passage
 from understudy.scoring import probabilities
+from understudy.session import Passage
 from understudy.spec import OffPolicy
 from understudy.stats.off_policy import off_policy
 from understudy.verdicts import Outcome, Verdict

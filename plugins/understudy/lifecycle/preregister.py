@@ -24,13 +24,13 @@ from understudy.errors import (
 from understudy.lifecycle import drilled
 from understudy.lifecycle.critical_path import read_cases
 from understudy.lifecycle.rehearse import require_rehearsed
-from understudy.lifecycle.session import Passage, Session, session
 from understudy.points import features, readiness
 from understudy.points.point import Point
 from understudy.points.point import find as find_point
 from understudy.points.take import PROBE_ROWS, save, take
 from understudy.registry import CHALLENGER, CHAMPION, ModelFacts
 from understudy.scoring import proven, read_dataset
+from understudy.session import Passage, Session, session
 from understudy.spec import Experiment, find
 from understudy.store import exposures, ledger, records, runs, unfinished
 from understudy.tracking import StepRecord

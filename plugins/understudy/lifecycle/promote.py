@@ -9,10 +9,10 @@ from typing import Any
 from understudy import gateways
 from understudy.errors import FeatureSetMismatch, StaleGeneration, UnderstudyError
 from understudy.lifecycle.certify import certify
-from understudy.lifecycle.session import Passage, session
 from understudy.points import features
 from understudy.record import signing
 from understudy.registry import CHALLENGER
+from understudy.session import Passage, session
 from understudy.store import exposures, ledger, runs
 from understudy.tracking import StepRecord
 from understudy.verdicts import Outcome, Verdict

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from understudy.errors import NoSuchVersion
-from understudy.lifecycle.session import session
 from understudy.registry import CHALLENGER, CHAMPION
+from understudy.session import session
 from understudy.spec import Experiment, validate_folder
 from understudy.store import records
 

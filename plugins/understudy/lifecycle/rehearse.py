@@ -13,8 +13,8 @@ from typing import Any
 from understudy.errors import RiskCeilingMissed
 from understudy.lifecycle.history import history_of
 from understudy.lifecycle.provenance import core_digest
-from understudy.lifecycle.session import Passage
 from understudy.registry import Registry
+from understudy.session import Passage
 from understudy.settings import Settings
 from understudy.spec import Experiment, find, load
 from understudy.store import Store, exposures

@@ -15,7 +15,7 @@ from understudy.lifecycle import change_log, charts, incident
 from understudy.lifecycle.anomalies import anomalies
 from understudy.lifecycle.compare import ONLINE_RESULT
 from understudy.lifecycle.evidence import latency_of
-from understudy.lifecycle.session import Passage, session
+from understudy.session import Passage, session
 from understudy.stats.histogram import LogHistogram
 from understudy.store import ledger, records, runs
 from understudy.verdicts import Verdict

@@ -21,11 +21,11 @@ from understudy.lifecycle.compare import ONLINE_RESULT
 from understudy.lifecycle.evaluate import judged as versions_judged
 from understudy.lifecycle.evidence import Past
 from understudy.lifecycle.provenance import core_digest
-from understudy.lifecycle.session import Passage, session
 from understudy.points import point
 from understudy.points.verify import altered_copies
 from understudy.policy import Look, Mismatch
 from understudy.policy.replay import differences
+from understudy.session import Passage, session
 from understudy.spec import Experiment
 from understudy.store import records
 from understudy.store.records import RecordedVerdict

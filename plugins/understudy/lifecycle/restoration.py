@@ -15,10 +15,10 @@ from typing import Any
 from understudy import gateways
 from understudy.errors import FlagDocumentError, GatewayMismatch, SnapshotBroken, Unreachable
 from understudy.exposure import read_flag
-from understudy.lifecycle.session import Session
 from understudy.points import retention
 from understudy.points.doors import snapshots_of
 from understudy.points.snapshots import Snapshots
+from understudy.session import Session
 from understudy.settings import Settings
 from understudy.store import Store, backup, exposures, heads, recovery
 from understudy.store.recovery import Seen

@@ -15,8 +15,8 @@ from understudy.events.lookups import mirrored_requests
 from understudy.lifecycle.check_data import logged_requests
 from understudy.lifecycle.exposed import stand_by, stand_down
 from understudy.lifecycle.limits import at_most
-from understudy.lifecycle.session import Passage, session
 from understudy.scoring import probabilities
+from understudy.session import Passage, session
 from understudy.spec import Shadow
 from understudy.stats.drift import psi
 from understudy.tracking import StepRecord

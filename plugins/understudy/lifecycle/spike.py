@@ -15,8 +15,8 @@ from understudy.events.lookups import answered_requests, busiest_minute
 from understudy.lifecycle.burst import Burst, fire
 from understudy.lifecycle.check_data import nothing_logged
 from understudy.lifecycle.limits import at_most
-from understudy.lifecycle.session import Passage, session
 from understudy.lifecycle.trial import NOT_MEASURED, TrialGateway, not_measured, trial_gateway, undeclared
+from understudy.session import Passage, session
 from understudy.spec import Spike
 from understudy.tracking import StepRecord
 from understudy.verdicts import Outcome, Verdict, worst_of

@@ -8,8 +8,8 @@ from sqlalchemy.engine import Connection
 
 from understudy.exposure import Exposure
 from understudy.lifecycle import drilled
-from understudy.lifecycle.session import Session
 from understudy.points import readiness
+from understudy.session import Session
 from understudy.spec import Drill
 from understudy.store import exposures, ledger, records, runs, unfinished
 from understudy.store.runs import Run

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from understudy.errors import NoSuchId, NoSuchRun, SettingMissing
 from understudy.events.finder import find_events
-from understudy.lifecycle.session import Session
+from understudy.session import Session
 from understudy.store import ledger, runs
 
 __all__ = ["follow", "sentences"]

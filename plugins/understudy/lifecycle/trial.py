@@ -20,10 +20,10 @@ import yaml
 import understudy
 from understudy.errors import BadParameter, DataMissing, UnderstudyError
 from understudy.exposure import Exposure, publish
-from understudy.lifecycle.session import Passage
 from understudy.processes.keeper import Keeper
 from understudy.processes.ports import HeldPort
 from understudy.processes.process import NotReadyInTime, Process, ProcessEnded
+from understudy.session import Passage
 from understudy.verdicts import Outcome, Verdict
 
 __all__ = ["NOT_MEASURED", "TrialGateway", "not_measured", "trial_gateway", "undeclared"]

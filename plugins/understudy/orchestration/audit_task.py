@@ -21,7 +21,7 @@ class AuditOperator(BaseOperator):
             AuditFailed: There are findings of severity error.
         """
         from understudy.lifecycle.audit import ERROR, audit
-        from understudy.lifecycle.session import session
+        from understudy.session import session
 
         found = audit(session())
         for one in found:

@@ -19,7 +19,7 @@ class DrilledModelsOperator(BaseOperator):
     def execute(self, context: Any) -> list[str]:
         """Ask the registry; safe to repeat."""
         from understudy.drill.run import drilled_models
-        from understudy.lifecycle.session import session
+        from understudy.session import session
 
         found = drilled_models(session())
         self.log.info("Models: %s", ", ".join(found) or "none")

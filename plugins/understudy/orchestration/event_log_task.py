@@ -15,6 +15,6 @@ class KeepEventsOperator(BaseOperator):
     def execute(self, context: Any) -> list[dict[str, Any]]:
         """Do it; safe to repeat, and safe beside gateways that write and guards that look."""
         from understudy.lifecycle.event_log import keep_events
-        from understudy.lifecycle.session import session
+        from understudy.session import session
 
         return keep_events(session(), lambda sentence: self.log.info("%s", sentence))

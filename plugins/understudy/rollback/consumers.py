@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from understudy.errors import Unreachable
-from understudy.lifecycle.session import Session
 from understudy.rollback.facts import experiment_of
+from understudy.session import Session
 from understudy.store import ledger, outbox
 
 __all__ = ["deliver", "downstream", "note_dags", "put_notices"]

@@ -16,8 +16,8 @@ from understudy.errors import (
     UnderstudyError,
     Unreachable,
 )
-from understudy.lifecycle.session import Session
 from understudy.rollback.progress import Order, unfinished
+from understudy.session import Session
 from understudy.store import exposures, ledger, outbox
 from understudy.store.unfinished import FINISH
 

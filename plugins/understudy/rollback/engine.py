@@ -11,12 +11,12 @@ from sqlalchemy.engine import Connection
 
 from understudy import telemetry
 from understudy.errors import StaleGeneration
-from understudy.lifecycle.session import Session
 from understudy.rollback import deferred, progress
 from understudy.rollback.facts import experiment_of
 from understudy.rollback.objectives import accuracy, exposed_share, judged, watched
 from understudy.rollback.progress import Begun, Order
 from understudy.rollback.steps import STEPS, Step, Work
+from understudy.session import Session
 from understudy.spec import Restoration
 from understudy.store import ledger, runs
 

@@ -16,13 +16,13 @@ from understudy.errors import (
     StoreError,
     UnderstudyError,
 )
-from understudy.lifecycle.session import Session, session
 from understudy.rollback import deferred, engine, progress
 from understudy.rollback.consumers import downstream
 from understudy.rollback.emergency import zero_without_store
 from understudy.rollback.plan import resolve
 from understudy.rollback.progress import Order
 from understudy.rollback.steps import exposure
+from understudy.session import Session, session
 from understudy.settings import Settings
 from understudy.store import runs
 

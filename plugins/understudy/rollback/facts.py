@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from understudy.exposure import Exposure
-from understudy.lifecycle.session import Session
 from understudy.registry import CHAMPION
+from understudy.session import Session
 from understudy.spec import Experiment, validate_folder
 from understudy.spec.metrics import MetricKind
 from understudy.store import exposures, records, runs

@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from understudy.errors import StoreError
-from understudy.lifecycle.session import Session
 from understudy.rollback.progress import Order
+from understudy.session import Session
 from understudy.spec import Restoration
 from understudy.store import ledger
 

@@ -9,13 +9,13 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from understudy.errors import BadParameter, NoPreviousVersion, NoSuchVersion
-from understudy.lifecycle.session import Session
 from understudy.points import features
 from understudy.points import point as points
 from understudy.points.manifest import digest_of
 from understudy.registry import CHAMPION, FEATURE_SET_TAG, Registry
 from understudy.rollback import recipes
 from understudy.rollback.facts import Facts, gather
+from understudy.session import Session
 from understudy.store import ledger
 
 __all__ = ["Plan", "resolve"]

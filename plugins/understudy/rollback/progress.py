@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from understudy.errors import StaleGeneration
-from understudy.lifecycle.session import Session
 from understudy.rollback.plan import Plan, resolve
+from understudy.session import Session
 from understudy.store import ledger
 from understudy.store.unfinished import ENDINGS
 

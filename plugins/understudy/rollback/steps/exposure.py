@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from understudy.errors import FlagDocumentError
-from understudy.lifecycle.session import Session
 from understudy.rollback.progress import Order
 from understudy.rollback.steps.step import Found, Step, Work
+from understudy.session import Session
 from understudy.store import exposures, runs
 
 __all__ = ["STEP", "publish", "stop"]

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from understudy.lifecycle.session import Session
 from understudy.rollback.plan import Plan
 from understudy.rollback.progress import Begun, Order
+from understudy.session import Session
 from understudy.spec import Experiment
 
 __all__ = ["Found", "Step", "Work"]
