@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import stat
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,18 @@ def test_credentials_are_kept_and_only_for_their_owner(tmp_path: Path) -> None:
     first = Credentials.keep_in(path)
     assert Credentials.keep_in(path) == first
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_what_an_older_installation_lacks_is_made_and_what_it_has_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "credentials.json"
+    first = Credentials.keep_in(path)
+    older = json.loads(path.read_text())
+    del older["rollback_key"]
+    path.write_text(json.dumps(older))
+    made = Credentials.keep_in(path)
+    assert made.rollback_key != first.rollback_key
+    assert replace(made, rollback_key=first.rollback_key) == first
+    assert Credentials.keep_in(path) == made
 
 
 def test_credentials_of_two_installations_differ(tmp_path: Path) -> None:

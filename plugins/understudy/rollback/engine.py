@@ -87,7 +87,7 @@ def _take(work: Work, step: Step, spent: float) -> None:
 def _finish(work: Work, zero_seconds: float, seconds: Mapping[str, float]) -> dict[str, Any]:
     with work.doors.store.write() as connection:
         now = work.doors.store.clock()
-        progress.stand_by(connection, work.begun)
+        progress.require_standing(connection, work.begun)
         done = _already(connection, work.begun)
         if done is not None:
             return done

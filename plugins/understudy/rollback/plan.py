@@ -136,7 +136,7 @@ def _previous(connection: Connection, registry: Registry, model: str, current: s
     if change and change.action == "champion.restored" and change.body["champion"] == current:
         raise NoPreviousVersion(
             f"Champion {current} of {model} was itself reached by a rollback from {change.body['before']}. Going further "
-            "back is never guessed: name `target_version`."
+            "back is never guessed: name the version (`--to` of the command, `target_version` of the DAG)."
         )
     if change and change.body["champion"] == current and change.body.get("before"):
         before = str(change.body["before"])
@@ -149,6 +149,6 @@ def _previous(connection: Connection, registry: Registry, model: str, current: s
     if not earlier:
         raise NoPreviousVersion(
             f"Version {current} of {model} is the first READY version, so there is none to go back to. Register a good "
-            "version and name it as `target_version`."
+            "version and name that (`--to` of the command, `target_version` of the DAG)."
         )
     return earlier[-1].version, f"The ledger is silent; it is the highest READY version below {current}."

@@ -14,7 +14,17 @@ from understudy.session import Session
 from understudy.store import ledger
 from understudy.store.unfinished import ENDINGS
 
-__all__ = ["Begun", "Order", "begin", "finished", "latest", "led_to", "note_step", "stand_by", "unfinished"]
+__all__ = [
+    "Begun",
+    "Order",
+    "begin",
+    "finished",
+    "latest",
+    "led_to",
+    "note_step",
+    "require_standing",
+    "unfinished",
+]
 
 _ACTIONS = ("rollback.started", "rollback.joined", *ENDINGS)
 
@@ -160,7 +170,7 @@ def latest(doors: Session, model: str) -> Begun:
     return Begun(Plan.from_dict(entry.body["plan"]), entry.seq, entry.at, frozenset({str(entry.body["key"])}))
 
 
-def stand_by(connection: Connection, begun: Begun) -> None:
+def require_standing(connection: Connection, begun: Begun) -> None:
     """Refuse to go on with a plan that another one has replaced.
 
     Raises:
@@ -188,7 +198,7 @@ def note_step(
         StaleGeneration: Another plan has replaced this one.
     """
     with doors.store.write() as connection:
-        stand_by(connection, begun)
+        require_standing(connection, begun)
         noted = {
             entry.body["step"]
             for entry in ledger.entries(connection, model=order.model, actions=("rollback.step",))

@@ -29,6 +29,7 @@ class Credentials:
         fernet_key: Encrypts Airflow's connections.
         pseudonym_key: Keys the pseudonyms of units in the event log.
         webhook_key: Encrypts the secrets of MLflow's webhooks, the same for all its workers.
+        rollback_key: Signs what is sent to the webhook that rolls back.
     """
 
     passwords: dict[str, str]
@@ -37,22 +38,28 @@ class Credentials:
     fernet_key: str
     pseudonym_key: str
     webhook_key: str
+    rollback_key: str
 
     @classmethod
     def keep_in(cls, path: Path) -> Credentials:
-        """Read the file, or make it with new random values."""
-        if path.exists():
-            return cls(**json.loads(path.read_text()))
-        made = cls(
+        """Read the file, and make what it lacks at random."""
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        made = asdict(cls._at_random()) | kept
+        if made != kept:
+            write_private(path, json.dumps(made, indent=2) + "\n")
+        return cls(**made)
+
+    @classmethod
+    def _at_random(cls) -> Credentials:
+        return cls(
             passwords={user: secrets.token_urlsafe(9) for user in ROLES},
             jwt_secret=secrets.token_urlsafe(48),
             api_secret=secrets.token_urlsafe(32),
             fernet_key=_fernet_key(),
             pseudonym_key=secrets.token_urlsafe(32),
             webhook_key=_fernet_key(),
+            rollback_key=secrets.token_urlsafe(32),
         )
-        write_private(path, json.dumps(asdict(made), indent=2) + "\n")
-        return made
 
 
 def write_private(path: Path, text: str) -> None:

@@ -109,6 +109,7 @@ class Stack:
             "UNDERSTUDY_GATEWAY_URLS": self.gateway_url,
             "UNDERSTUDY_AIRFLOW_URL": self.airflow_url,
             "UNDERSTUDY_PSEUDONYM_KEY": self.credentials.pseudonym_key,
+            "UNDERSTUDY_WEBHOOK_KEY": self.credentials.rollback_key,
             "MLFLOW_TRACKING_URI": self.mlflow_url,
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from understudy.errors import Unreachable
 from understudy.registry import CHALLENGER, CHAMPION
-from understudy.rollback.progress import stand_by
+from understudy.rollback.progress import require_standing
 from understudy.rollback.steps.step import Found, Step, Work
 
 __all__ = ["STEP"]
@@ -44,7 +44,7 @@ def _is_restored(work: Work) -> bool:
 def _apply(work: Work) -> None:
     registry, plan, loser = work.doors.registry, work.plan, _loser(work)
     with work.doors.store.read() as connection:
-        stand_by(connection, work.begun)
+        require_standing(connection, work.begun)
     if registry.alias(plan.model, CHAMPION) != plan.target:
         # A version whose files are gone or changed must not become champion: no gateway could load it.
         registry.verify(plan.model, plan.target)

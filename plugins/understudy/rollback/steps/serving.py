@@ -8,7 +8,7 @@ from understudy import gateways
 from understudy.errors import StaleGeneration, Unreachable
 from understudy.exposure import Exposure
 from understudy.points import features
-from understudy.rollback.progress import stand_by
+from understudy.rollback.progress import require_standing
 from understudy.rollback.steps.exposure import publish
 from understudy.rollback.steps.step import Found, Step, Work
 from understudy.store import exposures, ledger
@@ -39,7 +39,7 @@ def _apply(work: Work) -> None:
     with suppress(Unreachable):  # gateways refuse a champion whose tag was changed since
         work.doors.registry.name_feature_set(plan.model, plan.target, plan.feature_set)
     with store.write() as connection:
-        stand_by(connection, work.begun)
+        require_standing(connection, work.begun)
         now = store.clock()
         if exposures.find(connection, plan.model) is None:
             exposures.adopt(connection, plan.model, plan.current, actor="understudy", at=now)
