@@ -40,7 +40,7 @@ up: $(READY) ## keep MLflow and Airflow running for development until Ctrl-C
 	@$(PY) -m understudy.stack --state "$(STATE)"
 
 test: $(READY) system ## run every test (ARGS="-k name" narrows, ARGS="-n 0" keeps to one process)
-	@$(PY) -m pytest -n 2 $(ARGS)
+	@$(PY) -m pytest -n 3 --no-loadscope-reorder $(ARGS)
 
 lint: $(READY) types ## style, format, types and the floors of the house
 	@$(BIN)/ruff check .

@@ -30,6 +30,7 @@ def pytest_configure() -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["DO_NOT_TRACK"] = "true"
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    os.environ["COLUMNS"] = "200"  # width of the command line's tables
     os.environ["MPLCONFIGDIR"] = str(_HOME / "matplotlib")
     for name in ("NO_PROXY", "no_proxy"):
         os.environ[name] = ",".join(part for part in (os.environ.get(name), "127.0.0.1,localhost") if part)
@@ -77,7 +78,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "UNDERSTUDY_EXPERIMENTS": str(tmp_path / "experiments"),
         "UNDERSTUDY_EXPECTATIONS": str(tmp_path / "expectations"),
         "UNDERSTUDY_GATEWAY_URLS": f"http://127.0.0.1:{free_port()}",
-        "COLUMNS": "200",
     }
     for name, value in values.items():
         monkeypatch.setenv(name, value)
@@ -90,9 +90,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server() -> Iterator[str]:
-    """A PostgreSQL of our own, on a free port; the address of an empty database."""
+    """A PostgreSQL of our own, on a free port; the address of its first database, from which others are made."""
     from tests.postgres import start_postgres
 
     with start_postgres() as url:
