@@ -42,7 +42,9 @@ def start_postgres() -> Iterator[str]:
         if who:
             shutil.chown(folder, "postgres", "postgres")
         quiet = {"check": True, "capture_output": True, "cwd": folder}
-        subprocess.run([initdb, "-D", folder / "data", "-A", "trust", "-U", "understudy", "-N"], **quiet, **who)
+        subprocess.run(
+            [initdb, "-D", folder / "data", "-A", "trust", "-U", "understudy", "-N"], **quiet, **who
+        )
         command = [
             postgres, "-D", folder / "data", "-p", str(port),
             "-c", "unix_socket_directories=", "-c", "listen_addresses=127.0.0.1",
