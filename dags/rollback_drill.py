@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG
 
+from understudy.orchestration.describe import drill_parameters
 from understudy.orchestration.drill_task import DrilledModelsOperator, DrillOperator
 from understudy.orchestration.retries import task_defaults
 
@@ -17,6 +18,7 @@ with DAG(
     max_active_runs=1,
     is_paused_upon_creation=False,
     default_args=task_defaults("understudy"),
+    params=drill_parameters(),
     tags=["understudy", "rollback", "drill"],
     doc_md="""
 # rollback_drill
@@ -26,7 +28,8 @@ of the champion, faults are planted in it, and the real steps of a run and the r
 touched but the record of what was found.
 
 A scenario that nothing catches fails the task, and a model whose drills are too old or have failed is not exposed above the share
-that its spec names under `drill`. `understudy drill MODEL` does the same from a shell.
+that its spec names under `drill`. Started by hand it plays what the form asks for. `understudy drill MODEL` does the same from a
+shell.
 """,
 ):
     models = DrilledModelsOperator(task_id="models")

@@ -221,7 +221,7 @@ def test_the_spec_gives_schedule_owner_tags_and_page(parsed: dict[str, Any]) -> 
 
 
 def test_the_forms_explain_every_field(parsed: dict[str, Any]) -> None:
-    for name in ("experiment__first", "rollback"):
+    for name in ("experiment__first", "rollback", "rollback_drill"):
         for _, param in parsed["good"]["dags"][name]["params"]:
             schema = param["schema"]["__var"] if "__var" in param["schema"] else param["schema"]
             assert schema["title"], name
@@ -261,6 +261,7 @@ def test_the_way_back_is_practised_every_week_one_model_after_the_other(parsed: 
     tasks = tasks_of(dag)
     assert tasks["models"]["downstream_task_ids"] == ["drill"]
     assert tasks["drill"]["_is_mapped"]
+    assert dict(dag["params"]).keys() == {"model", "scenarios"}
 
 
 def test_the_audit_runs_every_day(parsed: dict[str, Any]) -> None:

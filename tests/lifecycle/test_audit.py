@@ -10,7 +10,7 @@ from tests.lifecycle.conftest import World
 from tests.store.conftest import past_the_triggers
 from understudy import rollback
 from understudy.lifecycle.audit import ERROR, INFO, WARNING, Finding, audit
-from understudy.store import drills
+from understudy.store import drills, ledger
 from understudy.store.drills import Drilled
 
 
@@ -90,6 +90,18 @@ def test_a_champion_that_somebody_else_moved_is_an_error(world: World) -> None:
     world.client.set_registered_model_alias(world.model, "champion", "2")
     found = next(one for one in audit(world.session) if one.kind == "champion_differs")
     assert found.severity == ERROR
+
+
+def test_a_rollback_that_has_just_begun_is_under_way_and_one_that_died_is_an_error(world: World) -> None:
+    run_id = world.exposed_run()
+    with world.store.write() as connection:
+        ledger.append(
+            connection, action="rollback.started", at=world.store.clock(), actor="Ada", model=world.model, run_id=run_id,
+            reason="it hurts", body={"key": "r"},
+        )  # fmt: skip
+    assert "unfinished_rollback" not in kinds(audit(world.session))
+    world.clock.now += 61
+    assert kinds(audit(world.session))["unfinished_rollback"] == ERROR
 
 
 def test_a_rollback_that_waits_for_a_server_is_an_error(world: World) -> None:

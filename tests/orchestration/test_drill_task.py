@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,10 @@ from understudy.orchestration.audit_task import AuditOperator
 from understudy.orchestration.drill_task import DrilledModelsOperator, DrillOperator
 
 CONTEXT = {
-    "dag_run": SimpleNamespace(triggering_user_name="ada", run_type="manual", conf={}, dag_id="d", run_id="r")
+    "params": {"model": None, "scenarios": None},
+    "dag_run": SimpleNamespace(
+        triggering_user_name="ada", run_type="manual", conf={}, dag_id="d", run_id="r"
+    ),
 }
 
 
@@ -25,11 +29,11 @@ def result(passed: bool) -> dict[str, Any]:
     return {"passed": passed, "sentence": "How the drill went.", "scenarios": [one]}
 
 
-def drilled(monkeypatch: pytest.MonkeyPatch, passed: bool) -> list[str]:
-    asked: list[str] = []
+def drilled(monkeypatch: pytest.MonkeyPatch, passed: bool) -> list[tuple[str, ...]]:
+    asked: list[tuple[str, ...]] = []
 
-    def drill(model: str, *, actor: str) -> dict[str, Any]:
-        asked.append(model)
+    def drill(model: str, scenarios: Sequence[str] = (), *, actor: str) -> dict[str, Any]:
+        asked.append((model, *scenarios))
         return result(passed)
 
     monkeypatch.setattr(room, "drill", drill)
@@ -41,8 +45,16 @@ def test_a_drill_that_passed_is_returned_and_told_in_the_log(
 ) -> None:
     asked = drilled(monkeypatch, True)
     assert DrillOperator(task_id="drill", model="delay").execute(CONTEXT) == result(True)
-    assert asked == ["delay"]
+    assert asked == [("delay",)]
     assert "slow: how it went." in capsys.readouterr().out
+
+
+def test_what_the_form_asks_for_is_drilled(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = drilled(monkeypatch, True)
+    context = CONTEXT | {"params": {"model": "delay", "scenarios": ["slow"]}}
+    assert DrilledModelsOperator(task_id="models").execute(context) == ["delay"]
+    DrillOperator(task_id="drill", model="delay").execute(context)
+    assert asked == [("delay", "slow")]
 
 
 def test_a_drill_that_failed_fails_the_task_with_the_page_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +66,7 @@ def test_a_drill_that_failed_fails_the_task_with_the_page_to_read(monkeypatch: p
 def test_the_models_are_those_that_can_be_drilled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "session", lambda: None)
     monkeypatch.setattr(room, "drilled_models", lambda doors: ["a", "b"])
-    assert DrilledModelsOperator(task_id="models").execute({}) == ["a", "b"]
+    assert DrilledModelsOperator(task_id="models").execute(CONTEXT) == ["a", "b"]
 
 
 def audited(monkeypatch: pytest.MonkeyPatch, *severities: str) -> None:

@@ -35,6 +35,9 @@ _DAY = 86400.0
 _GRACE = 600.0
 """Seconds by which a stage may outlast its timeout: the look that ends it, a rollback, a restarted scheduler."""
 
+_UNDER_WAY = 60.0
+"""Seconds for which a rollback that was begun and waits for nothing counts as under way."""
+
 _OVERRIDES = {
     "champion.adopted": "The registry's champion was changed past Understudy",
     "rollback.started": "A rollback to a version that somebody chose",
@@ -85,7 +88,7 @@ def audit(doors: Session, days: float = 7.0) -> list[Finding]:
         ("the flag document", lambda: _flags(doors, now)),
         ("the registry", lambda: _champions(doors)),
         ("runs", lambda: _runs(doors, now)),
-        ("rollbacks", lambda: _rollbacks(doors)),
+        ("rollbacks", lambda: _rollbacks(doors, now)),
         ("rollback points", lambda: _points(doors)),
         ("drills", lambda: _drills(doors, now)),
         ("overrides", lambda: _overrides(doors, now - days * _DAY)),
@@ -187,13 +190,14 @@ def _runs(doors: Session, now: float) -> Iterator[Finding]:
             yield _finding(WARNING, "past_its_end", run.run_id, sentence, "a-stage-does-not-move")
 
 
-def _rollbacks(doors: Session) -> Iterator[Finding]:
+def _rollbacks(doors: Session, now: float) -> Iterator[Finding]:
     with doors.store.read() as connection:
         for model in _models(connection):
-            try:
-                unfinished.refuse(connection, model)
-            except UnderstudyError as error:
-                yield _finding(ERROR, "unfinished_rollback", model, error.message, "roll-back-now")
+            on = unfinished.asked(connection, model)
+            if on is None or (not on.waits and now - on.at < _UNDER_WAY):
+                continue
+            told = f"Its rollback has not ended ({on.reason}). Finish it with `understudy rollback --resume`."
+            yield _finding(ERROR, "unfinished_rollback", model, told, "roll-back-now")
 
 
 def _points(doors: Session) -> Iterator[Finding]:

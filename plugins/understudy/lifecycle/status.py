@@ -48,7 +48,7 @@ def _model(connection: Connection, exposure: Exposure, now: float) -> dict[str, 
         **_served(exposure, now),
         **(_run(run) if run else _no_run()),
         "verdicts": _verdicts(connection, run) if run else [],
-        "rollback": unfinished.reason(connection, exposure.model),
+        "rollback": on.reason if (on := unfinished.asked(connection, exposure.model)) else None,
         "way_back": readiness.told(connection, exposure.model),
         "drill": drilled.readiness(connection, exposure.model, _demanded(run), now),
         "ledger": [

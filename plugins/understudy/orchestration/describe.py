@@ -8,9 +8,15 @@ from airflow.sdk import Param
 
 from understudy.orchestration.catalog import dag_id_of, known_models
 from understudy.orchestration.retries import task_defaults
-from understudy.spec import Experiment, Metric, Stage, Trial
+from understudy.spec import Experiment, Metric, Scenario, Stage, Trial
 
-__all__ = ["experiment_dag_arguments", "experiment_page", "rollback_parameters", "stage_label"]
+__all__ = [
+    "drill_parameters",
+    "experiment_dag_arguments",
+    "experiment_page",
+    "rollback_parameters",
+    "stage_label",
+]
 
 VERSION_PATTERN = "^[1-9][0-9]*$"
 
@@ -93,6 +99,27 @@ def rollback_parameters() -> dict[str, Param]:
             type="boolean",
             title="Dry run",
             description_md="Only say what would be done.",
+        ),
+    }
+
+
+def drill_parameters() -> dict[str, Param]:
+    """Return the form of the ``rollback_drill`` DAG."""
+    return {
+        "model": Param(
+            None,
+            type=["null", "string"],
+            examples=known_models(),
+            title="Model",
+            description_md="Registered model to drill. Empty: every model that has an experiment and a champion.",
+        ),
+        "scenarios": Param(
+            None,
+            type=["null", "array"],
+            items={"type": "string", "enum": [scenario.value for scenario in Scenario]},
+            examples=[scenario.value for scenario in Scenario],
+            title="Scenarios",
+            description_md="Empty: those that the model's experiment demands.",
         ),
     }
 

@@ -14,10 +14,12 @@ __all__ = ["DrillOperator", "DrilledModelsOperator"]
 
 
 class DrilledModelsOperator(BaseOperator):
-    """Returns the models that are drilled: those with an experiment and a champion."""
+    """Returns the models that are drilled: the one that was asked for, else those with an experiment and a champion."""
 
     def execute(self, context: Any) -> list[str]:
-        """Ask the registry; safe to repeat."""
+        """Ask the registry where no model was named; safe to repeat."""
+        if chosen := context["params"].get("model"):
+            return [str(chosen)]
         from understudy.drill.run import drilled_models
         from understudy.session import session
 
@@ -40,14 +42,15 @@ class DrillOperator(BaseOperator):
         self.model = model
 
     def execute(self, context: Any) -> dict[str, Any]:
-        """Play the scenarios that the spec demands. A repeat is another drill.
+        """Play the scenarios that were asked for, else those that the spec demands. A repeat is another drill.
 
         Raises:
             DrillFailed: A scenario was not caught, or not everything was back in time.
         """
         from understudy.drill.run import drill
 
-        found = drill(self.model, actor=actor_of(context["dag_run"]))
+        chosen = context["params"].get("scenarios") or ()
+        found = drill(self.model, chosen, actor=actor_of(context["dag_run"]))
         for one in found["scenarios"]:
             self.log.info("%s", one["sentence"])
         if not found["passed"]:

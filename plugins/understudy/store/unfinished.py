@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from sqlalchemy.engine import Connection
 
 from understudy.errors import RollbackUnfinished
 from understudy.store import ledger, outbox
 
-__all__ = ["ENDINGS", "FINISH", "reason", "refuse"]
+__all__ = ["ENDINGS", "FINISH", "Asked", "asked", "refuse"]
 
 FINISH = "finish_rollback"
 """Kind of the errand that stands for the rest of a rollback; its body is the order."""
@@ -17,6 +19,20 @@ ENDINGS = ("rollback.finished", "rollback.abandoned", "run.started", "exposure.r
 
 A store that was put back, or a run of the time when runs did not wait, shows that somebody carried on from there.
 """
+
+
+class Asked(NamedTuple):
+    """A rollback that has not ended.
+
+    Attributes:
+        reason: Why it was asked for.
+        at: Unix seconds: when it was begun, or noted to be finished later.
+        waits: Whether something that does not answer keeps it from going on; else it is under way, or died.
+    """
+
+    reason: str
+    at: float
+    waits: bool
 
 
 def refuse(connection: Connection, model: str) -> None:
@@ -29,23 +45,23 @@ def refuse(connection: Connection, model: str) -> None:
     Raises:
         RollbackUnfinished: A rollback was begun, or waits for a server.
     """
-    asked = reason(connection, model)
-    if asked is not None:
+    on = asked(connection, model)
+    if on is not None:
         raise RollbackUnfinished(
-            f"A rollback of {model} has not ended ({asked}). Nothing new begins on a model until it is back: finish it with "
+            f"A rollback of {model} has not ended ({on.reason}). Nothing new begins on a model until it is back: finish it with "
             f"`understudy rollback --resume` or `understudy rollback {model} --reason ...`, then start again."
         )
 
 
-def reason(connection: Connection, model: str) -> str | None:
-    """Return why a rollback was asked for that was begun, or waits for a server; None where there is none.
+def asked(connection: Connection, model: str) -> Asked | None:
+    """Return the rollback of a model that was begun, or waits for a server; None where there is none.
 
     Args:
         connection: Any transaction.
         model: The model.
     """
+    waits = [errand for errand in outbox.pending(connection, FINISH) if errand.body["model"] == model]
     last = ledger.entries(connection, model=model, newest=1, actions=("rollback.started", *ENDINGS))
     if last and last[0].action == "rollback.started":
-        return last[0].reason
-    waits = [errand for errand in outbox.pending(connection, FINISH) if errand.body["model"] == model]
-    return str(waits[0].body["reason"]) if waits else None
+        return Asked(last[0].reason, last[0].at, bool(waits))
+    return Asked(str(waits[0].body["reason"]), waits[0].at, True) if waits else None
