@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 import platform
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +14,7 @@ import msgspec
 
 from bench.performance import returns
 from bench.performance.goals import Goal, goals
+from bench.performance.machine import machine
 from bench.performance.models import TITLES
 from bench.performance.series import Measured, Rollbacks, Series, Serving, Soak
 from bench.performance.trend import trends
@@ -70,11 +70,10 @@ least squares with the residuals' own autocorrelation counted in (Newey and West
 
 def made(command: str, **settings: float) -> dict[str, str]:
     """Return where, when and how something is measured."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return {
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "command": f"make bench ARGS={command}",
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GB, {platform.system()} {platform.release()}",
+        "machine": machine(),
         "settings": ", ".join(f"{name} {value:g}" for name, value in settings.items()),
         "versions": ", ".join(
             [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in _PACKAGES)]
@@ -223,10 +222,3 @@ def _soak(soak: Soak) -> Iterator[str]:
 def _number(value: float) -> str:
     """Return three digits of a number, more before the point if it has them."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()

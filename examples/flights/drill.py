@@ -21,6 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
+from bench.performance.machine import machine
 from examples.flights.flights import prepare
 from examples.flights.train import MODEL, train_version
 from understudy.drill.run import drill
@@ -36,7 +37,7 @@ DOCS = REPO / "docs"
 
 _HEAD = """# Drills
 
-Written by `make drill`, last on {date}: {cores} cores ({processor}), {memory:.0f} GB, Linux {kernel}, Python {python}, load
+Written by `make drill`, last on {date}: {machine}, Python {python}, load
 average {load:.1f} at the end. Every row is a real run of a twin of version {version} of `{model}` on a sandbox with its own
 MLflow, store and gateway: started, exposed to {percent:g} % of the units, looked at again and again, and taken back by the
 rollback that production uses. Metrics and margins are those of `experiments/{experiment}.yaml`. What the columns mean:
@@ -129,10 +130,7 @@ def write(folder: Path, found: dict[str, Any]) -> None:
     (folder / "drills.json").write_text(json.dumps(found, indent=1) + "\n")
     head = _HEAD.format(
         date=datetime.now(UTC).date().isoformat(),
-        cores=os.cpu_count(),
-        processor=_processor(),
-        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
-        kernel=platform.release(),
+        machine=machine(),
         python=platform.python_version(),
         load=os.getloadavg()[0],
         percent=PERCENT,
@@ -156,13 +154,6 @@ def _cells(one: dict[str, Any]) -> tuple[str, ...]:
         "" if one["zero_after"] is None else f"{one['zero_after']:.2f}",
         "" if one["recovered_after"] is None else f"{one['recovered_after']:.1f}",
     )
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 if __name__ == "__main__":

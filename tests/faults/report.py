@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench.performance.machine import machine
 from tests.faults.stage import Found
 
 __all__ = ["write_report"]
@@ -19,8 +20,8 @@ _Row = dict[str, Any]
 
 _HEAD = """# Faults
 
-Written by `make faults`, last on {date}: {cores} cores ({processor}), {memory:.0f} GB, Linux {kernel}, Python {python}. Each row
-has the load average of the machine over the last minute when its scenario ended; a scenario by itself makes about {cores} to 3 of
+Written by `make faults`, last on {date}: {machine}, Python {python}. Each row
+has the load average of the machine over the last minute when its scenario ended; a scenario by itself makes about 2 to 3 of
 it. Where it is more, something else of weight ran, and the times of that row are not worth much. `make test` has the same
 scenarios, a second or two each, and `docs/faults.json` has the figures of this page.
 
@@ -77,10 +78,7 @@ def write_report(folder: Path, name: str, found: Found) -> None:
     broken = [name for name, row in rows.items() if not row["held"]]
     head = _HEAD.format(
         date=datetime.now(UTC).date().isoformat(),
-        cores=os.cpu_count(),
-        processor=_processor(),
-        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
-        kernel=platform.release(),
+        machine=machine(),
         python=platform.python_version(),
         verdict=f"**Broken**: {', '.join(broken)}." if broken else f"All {len(rows)} scenarios hold.",
     )
@@ -116,10 +114,3 @@ def _cells(name: str, row: _Row) -> list[str]:
         notes,
         f"{row['ended']}, {row['load']}",
     ]
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
