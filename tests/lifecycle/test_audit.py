@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.lifecycle.conftest import World
+from tests.rollback.ways import Killed, killed_at
 from tests.store.conftest import past_the_triggers
 from understudy import rollback
 from understudy.lifecycle.audit import ERROR, INFO, WARNING, Finding, audit
-from understudy.store import drills, ledger
+from understudy.rollback import engine
+from understudy.store import drills
 from understudy.store.drills import Drilled
 
 
@@ -92,13 +94,13 @@ def test_a_champion_that_somebody_else_moved_is_an_error(world: World) -> None:
     assert found.severity == ERROR
 
 
-def test_a_rollback_that_has_just_begun_is_under_way_and_one_that_died_is_an_error(world: World) -> None:
-    run_id = world.exposed_run()
-    with world.store.write() as connection:
-        ledger.append(
-            connection, action="rollback.started", at=world.store.clock(), actor="Ada", model=world.model, run_id=run_id,
-            reason="it hurts", body={"key": "r"},
-        )  # fmt: skip
+def test_a_rollback_that_has_just_begun_is_under_way_and_one_that_died_is_an_error(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.exposed_run()
+    monkeypatch.setattr(engine, "_finish", killed_at(engine, "_finish", 0, after=False))
+    with pytest.raises(Killed):
+        rollback.execute(world.model, "it hurts", "Ada", "r")
     assert "unfinished_rollback" not in kinds(audit(world.session))
     world.clock.now += 61
     assert kinds(audit(world.session))["unfinished_rollback"] == ERROR
