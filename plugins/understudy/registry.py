@@ -119,8 +119,9 @@ class Registry:
         Raises:
             NoSuchVersion: There is no such registered model.
         """
-        self._model(model)
         found = self._call(lambda: self.client.search_model_versions(f"name='{model}'", max_results=1000))
+        if not found:
+            self._model(model)
         return sorted((_version(raw) for raw in found), key=lambda version: int(version.version))
 
     def version(self, model: str, version: str) -> Version:
@@ -129,14 +130,17 @@ class Registry:
         Raises:
             NoSuchVersion: The registry does not have it.
         """
-        known = self.versions(model)
-        for candidate in known:
-            if candidate.version == version:
-                return candidate
-        raise NoSuchVersion(
-            f"Model {model} has no version {version!r}. Registered versions: "
-            f"{', '.join(item.version for item in known) or 'none'}."
-        )
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return _version(self._call(lambda: self.client.get_model_version(model, version)))
+        except MlflowException as error:
+            known = [item.version for item in self.versions(model)]
+            if version in known:
+                raise
+            raise NoSuchVersion(
+                f"Model {model} has no version {version!r}. Registered versions: {', '.join(known) or 'none'}."
+            ) from error
 
     def alias(self, model: str, alias: str) -> str | None:
         """Return the version that an alias names, or None."""

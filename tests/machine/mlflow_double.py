@@ -88,7 +88,12 @@ class Client:
     def search_model_versions(self, wanted: str, max_results: int = 0) -> list[SimpleNamespace]:
         found = re.fullmatch(r"name='(.*)'", wanted)
         assert found, wanted
-        return [copy.deepcopy(item) for item in self._server.model(found[1]).versions.values()]
+        self._reach()
+        model = self._server.models.get(found[1], Model())
+        return [copy.deepcopy(item) for item in model.versions.values()]
+
+    def get_model_version(self, name: str, version: str) -> SimpleNamespace:
+        return copy.deepcopy(self._server.version(name, version))
 
     def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
         self._around(f"before setting {alias}")
