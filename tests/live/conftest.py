@@ -28,7 +28,7 @@ class Servers:
     logged: list[str]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """MLflow and one ``airflow standalone``, started once; nothing of them is left in the end."""
     state = tmp_path_factory.mktemp("live")
@@ -58,7 +58,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     assert not answers(stack.airflow_url)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def live(servers: Servers) -> Iterator[Live]:
     """The installation with version 1 in production and some traffic behind it."""
     stack = servers.stack
@@ -86,7 +86,7 @@ def live(servers: Servers) -> Iterator[Live]:
         doors.store.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def promoted(live: Live) -> str:
     """The Airflow run of version 2, which somebody started by setting an alias in the registry; it has ended."""
     live.traffic.full()
@@ -102,7 +102,7 @@ def promoted(live: Live) -> str:
     return dag_run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def rolled_back(live: Live, promoted: str) -> str:
     """The Airflow run of version 3, started through the API as the form does; it has ended."""
     live.traffic.full()
@@ -111,7 +111,7 @@ def rolled_back(live: Live, promoted: str) -> str:
     return dag_run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def taken_back(live: Live, rolled_back: str) -> dict[str, Any]:
     """What the rollback DAG did when it was asked to take the promoted version back."""
     live.traffic.full()
