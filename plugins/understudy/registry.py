@@ -379,8 +379,8 @@ def reaching_mlflow(action: Callable[[], _T], uri: str) -> _T:
 
 def _unreachable(uri: str, error: Exception) -> Unreachable:
     return Unreachable(
-        f"MLflow at {uri} does not answer ({_first_line(error)[:160]}). Nothing was changed; start the server or correct "
-        "MLFLOW_TRACKING_URI, then run the step again."
+        f"MLflow at {uri} does not answer ({_first_line(error)[:160]}). Start the server or correct MLFLOW_TRACKING_URI; "
+        "what was asked for can safely be asked for again."
     )
 
 
