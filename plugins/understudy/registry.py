@@ -144,8 +144,8 @@ class Registry:
 
     def alias(self, model: str, alias: str) -> str | None:
         """Return the version that an alias names, or None."""
-        aliases = self._model(model).aliases
-        return str(aliases[alias]) if alias in aliases else None
+        found = self._model(model).aliases.get(alias)
+        return None if found is None else str(found)
 
     def consumers(self, model: str) -> list[str]:
         """Return who says in the registry or in a run that it uses a model, by the tag `CONSUMES_TAG`.
@@ -221,8 +221,8 @@ class Registry:
             FilesChanged: They are not those that were recorded.
             VersionIncompatible: There is no signature.
         """
-        local = self._files(lambda: self._download(model, version, str(folder)), model, version)
-        return self._described(local, model, version)
+        found = self._files(lambda: self._download(model, version, str(folder)), model, version)
+        return self._described(found, model, version)
 
     def _described(self, local: str, model: str, version: str) -> ModelFacts:
         from mlflow.models import Model
@@ -233,14 +233,12 @@ class Registry:
                 f"Version {version} of {model} has no signature, so nobody can tell what it needs and answers. Log it "
                 "again with `signature=infer_signature(inputs, outputs)` and register that."
             )
-        digest, files = files_digest(Path(local))
-        inputs = {str(column.name): _kind(column.type) for column in signature.inputs.inputs}
+        columns = signature.inputs.inputs
         return ModelFacts(
-            inputs=inputs,
-            required=tuple(str(column.name) for column in signature.inputs.inputs if column.required),
-            outputs=tuple(_kind(column.type) for column in signature.outputs.inputs),
-            digest=digest,
-            files=files,
+            {str(column.name): str(column.type).removeprefix("DataType.") for column in columns},
+            tuple(str(column.name) for column in columns if column.required),
+            tuple(str(column.type).removeprefix("DataType.") for column in signature.outputs.inputs),
+            *files_digest(Path(local)),
         )
 
     def as_found(self, model: str, version: str) -> ModelFacts:
@@ -322,8 +320,7 @@ class Registry:
 
     def _download(self, model: str, version: str, folder: str) -> str:
         path = self._fetch(model, version, folder)
-        recorded = self._recorded_digest(model, version)
-        if recorded is not None:
+        if (recorded := self._recorded_digest(model, version)) is not None:
             refuse_changed(model, version, files_digest(Path(path))[0], recorded, _TAGGED)
         return path
 
@@ -386,10 +383,6 @@ def _unreachable(uri: str, error: Exception) -> Unreachable:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0]
-
-
-def _kind(told: Any) -> str:
-    return str(told).removeprefix("DataType.")
 
 
 def _version(raw: Any) -> Version:
