@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -188,8 +189,12 @@ class Live:
     def triggerers(self) -> list[psutil.Process]:
         """Return the processes of the triggerer that the standalone Airflow started, its own children included."""
         assert self.stack.airflow is not None
-        members = [psutil.Process(pid) for pid in self.stack.airflow.processes[0].members()]
-        roots = [process for process in members if "triggerer" in " ".join(process.cmdline())]
+        roots = []
+        for pid in self.stack.airflow.processes[0].members():
+            with suppress(psutil.NoSuchProcess):  # a worker that has just ended
+                process = psutil.Process(pid)
+                if "triggerer" in " ".join(process.cmdline()):
+                    roots.append(process)
         return list(
             {process.pid: process for root in roots for process in (root, *root.children(True))}.values()
         )
