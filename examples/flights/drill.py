@@ -37,8 +37,8 @@ DOCS = REPO / "docs"
 
 _HEAD = """# Drills
 
-Written by `make drill`, last on {date}: {machine}, Python {python}, load
-average {load:.1f} at the end. Every row is a real run of a twin of version {version} of `{model}` on a sandbox with its own
+Written by `make drill`, last on {date}: {machine}, Python {python}, load average {load:.1f} at
+the end. Every row is a real run of a twin of version {version} of `{model}` on a sandbox with its own
 MLflow, store and gateway: started, exposed to {percent:g} % of the units, looked at again and again, and taken back by the
 rollback that production uses. Metrics and margins are those of `experiments/{experiment}.yaml`. What the columns mean:
 [Practise the way back](how-to/drills.md).
