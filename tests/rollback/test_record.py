@@ -12,6 +12,7 @@ import pytest
 
 from tests.lifecycle.conftest import World
 from tests.rollback.ways import back, entries, promote, serves
+from tests.servers import wait_until
 from understudy.errors import FeatureSetMismatch
 from understudy.points import features
 from understudy.registry import FEATURE_SET_TAG, Registry
@@ -82,16 +83,9 @@ def test_a_step_that_exceeds_its_objective_raises_an_alert_while_it_lasts(
         stalled.removeHandler(bell)
     assert serves(world, "1")
     assert "step registry takes longer than its objective of 0.01 s" in caplog.text
-    assert _until_noted(world) == "registry"
-
-
-def _until_noted(world: World) -> str:
-    """Wait for the watcher's own thread to have written its entry."""
-    for thread in threading.enumerate():
-        if isinstance(thread, threading.Timer):
-            thread.join(30)
-    (entry,) = entries(world, "rollback.stalled")
-    return str(entry.body["step"])
+    # The watcher's own thread writes its entry.
+    (entry,) = wait_until(lambda: entries(world, "rollback.stalled"), "the alert was noted")
+    assert entry.body["step"] == "registry"
 
 
 def test_consumers_are_told_once_and_in_the_ledger(world: World, caplog: pytest.LogCaptureFixture) -> None:
