@@ -262,7 +262,7 @@ def _log_looks(folder: Path, events: int) -> tuple[float, float]:
 def _write_log(folder: Path, first: int, count: int) -> None:
     import numpy as np
 
-    from understudy.events.lines import OutcomeLine, RequestLine, ServedRow, encode
+    from understudy.events.lines import OutcomeLine, RequestLine, encode
 
     rng = np.random.default_rng(first)
     for kind in ("requests", "outcomes"):
@@ -275,12 +275,10 @@ def _write_log(folder: Path, first: int, count: int) -> None:
             unit, at = int(rng.integers(0, 50_000)), 1.7e9 + number
             arm, name = ("control", "challenger")[unit % 2], f"{unit * 2654435761 % 2**32:08x}" * 4
             cohorts = {"cohort": f"c{unit // 2 % 8}"}
-            row = ServedRow(f"e{number}", at, arm, "1", name, cohorts, rng.random(), 3.0, None)
-            requests.write(
-                encode(
-                    RequestLine(
-                        f"r{number}", None, at, "bench", "run", 1, 1, [row], ["hour"], [[number % 24]]
-                    )
-                )
-            )
+            row = [
+                [value]
+                for value in (f"e{number}", at, arm, "1", name, cohorts, rng.random(), 3.0, None, False, None)
+            ]
+            line = RequestLine(f"r{number}", None, at, "bench", "run", 1, 1, *row, ["hour"], [[number % 24]])
+            requests.write(encode(line))
             outcomes.write(encode(OutcomeLine(f"e{number}", 1.0, {"sales": rng.random()}, at + 1, at + 1)))

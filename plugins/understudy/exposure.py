@@ -35,7 +35,7 @@ __all__ = [
     "TOTAL_WEIGHT",
     "UNEXPOSED",
     "Exposure",
-    "arm",
+    "arms",
     "assign",
     "column_and_value",
     "document",
@@ -203,20 +203,23 @@ def assign(exposure: Exposure, unit: str | None, now: float, cohorts: Mapping[st
         unit: Raw value of the randomised unit; without one nobody is exposed.
         now: Unix seconds, compared with the lease.
         cohorts: The unit's value in each cohort column, by column; only looked at for rings and contained cohorts.
-
-    Returns:
-        ``"challenger"``, ``"control"`` or ``"unexposed"``.
     """
     if not unit or not exposure.live(now) or exposure.contains(cohorts):
         return UNEXPOSED
-    return arm(exposure.model, unit, weights(exposure.percent_of(cohorts)))
+    return arms(exposure.model, [unit], weights(exposure.percent_of(cohorts)))[0]
 
 
-def arm(model: str, unit: str, split: tuple[int, int, int]) -> str:
-    """Return the arm of a unit by its hash alone; the three weights are those of `weights`."""
-    # As bytes: the hash takes the whole process down on a text that is not Unicode, such as a lone surrogate.
-    bucket = (mmh3.hash((model + unit).encode("utf-8", "surrogatepass"), signed=False) * TOTAL_WEIGHT) >> 32
-    return CHALLENGER if bucket < split[0] else UNEXPOSED if bucket < split[0] + split[1] else CONTROL
+def arms(model: str, units: Iterable[str | None], split: tuple[int, int, int]) -> list[str]:
+    """Return the arm of each unit by its hash alone; the three weights are those of `weights`."""
+    edge, control = split[0], split[0] + split[1]
+    found = []
+    for unit in units:
+        # As bytes: the hash takes the whole process down on a text that is not Unicode, such as a lone surrogate.
+        hashed = mmh3.hash((model + (unit or "")).encode("utf-8", "surrogatepass"), signed=False)
+        bucket = (hashed * TOTAL_WEIGHT) >> 32
+        seen = unit and not edge <= bucket < control
+        found.append((CHALLENGER if bucket < edge else CONTROL) if seen else UNEXPOSED)
+    return found
 
 
 def reach(percent: float, rings: Iterable[tuple[str, float]]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.events.test_reader import MODEL, request
-from tests.logged import lines_of
+from tests.logged import request_of
 from understudy.events.compaction import compact
 from understudy.events.lookups import answered_requests, busiest_minute
 from understudy.events.writer import EventWriter
@@ -19,12 +19,7 @@ def log(root: Path, *requests: list[dict[str, Any]]) -> None:
     """Write requests of one or more rows, as one gateway does."""
     writer = EventWriter(root, MODEL, "requests")
     for rows in requests:
-        (line,) = lines_of("requests", rows[:1])
-        more = [part for row in rows[1:] for part in lines_of("requests", [row])]
-        for other in more:
-            line.rows.extend(other.rows)
-            line.features.extend(other.features)
-        writer.append([line])
+        writer.append([request_of(*rows)])
     writer.close()
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.events.compacted import segments, squeeze, stored
 from tests.events.test_evidence import outcome
 from tests.events.test_reader import MODEL, count, request, write
-from tests.logged import lines_of
+from tests.logged import lines_of, request_of
 from understudy.errors import EventsBusy, EventsUnreadable
 from understudy.events.archive import Archive
 from understudy.events.compaction import Compaction, compact
@@ -55,29 +55,29 @@ def test_every_event_knows_where_its_line_ended(tmp_path: Path) -> None:
     for line in path.read_bytes().splitlines(keepends=True):
         at += len(line)
         if line.strip():
-            line_ends[json.loads(line)["rows"][0]["event_id"]] = at
+            line_ends[json.loads(line)["event_id"][0]] = at
     squeeze(tmp_path)
     assert {row["event_id"]: row["position"] for row in stored(tmp_path)} == line_ends
 
 
 def test_a_request_of_many_rows_keeps_them_all(tmp_path: Path) -> None:
     writer = EventWriter(tmp_path, MODEL, "requests")
-    (line,) = lines_of("requests", [request(0)])
-    rows = [replace_id(line.rows[0], f"e{n}") for n in range(5)]  # type: ignore[union-attr]
-    writer.append([type(line)(**{**fields(line), "rows": rows, "features": [[n, "x"] for n in range(5)]})])
+    features = request(0)["features"]
+    writer.append(
+        [
+            request_of(
+                *(
+                    request(0) | {"event_id": f"e{n}", "features": features | {"distance": n}}
+                    for n in range(5)
+                )
+            )
+        ]
+    )
     writer.close()
     squeeze(tmp_path)
     assert [(row["event_id"], json.loads(row["features"])["distance"]) for row in stored(tmp_path)] == [
         (f"e{n}", n) for n in range(5)
     ]
-
-
-def fields(line: Any) -> dict[str, Any]:
-    return {name: getattr(line, name) for name in line.__struct_fields__}
-
-
-def replace_id(row: Any, event_id: str) -> Any:
-    return type(row)(**fields(row) | {"event_id": event_id})
 
 
 def test_a_segment_that_is_being_written_is_left_alone_and_a_closed_one_is_not(tmp_path: Path) -> None:
@@ -135,7 +135,13 @@ def test_a_torn_tail_is_cut_and_stays_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "broken", [b"garbage\n", b'{"request_id":"r","rows":[]}\n', b'{"rows":[{"event_id":"x"}]}\n']
+    "broken",
+    [
+        b"garbage\n",
+        b'{"request_id":"r","event_id":[]}\n',
+        b'{"event_id":["x"]}\n',
+        b'{"rows":[{"event_id":"x"}]}\n',
+    ],
 )
 def test_a_segment_with_a_line_that_is_no_event_stays_and_is_named(tmp_path: Path, broken: bytes) -> None:
     write(tmp_path, "requests", "w-0", request(1), broken)

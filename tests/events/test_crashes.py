@@ -274,13 +274,14 @@ def test_a_full_disk_stops_a_compaction_wherever_it_is_and_the_next_one_ends_it(
 _WRITES_UNTIL_KILLED = """
 import sys
 from pathlib import Path
-from understudy.events.lines import RequestLine, ServedRow
+from understudy.events.lines import RequestLine
 from understudy.events.writer import EventWriter
 writer = EventWriter(Path(sys.argv[1]), "flight-delay", "requests", segment_bytes=20_000)
 number = 0
 while True:
-    rows = [ServedRow(f"{sys.argv[2]}-{number}-{part}", 5.0, "control", "1", "u", {}, 0.5, 3.0, None) for part in range(3)]
-    writer.append([RequestLine("r", None, 6.0, "flight-delay", None, 0, 1, rows, [], [[]] * 3)])
+    ids = [f"{sys.argv[2]}-{number}-{part}" for part in range(3)]
+    alike = [[value] * 3 for value in (5.0, "control", "1", "u", {}, 0.5, 3.0, None, False, None)]
+    writer.append([RequestLine("r", None, 6.0, "flight-delay", None, 0, 1, ids, *alike, [], [[]] * 3)])
     number += 1
     print(number, flush=True)
 """

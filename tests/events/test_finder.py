@@ -6,18 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.logged import request_of
 from understudy.events.finder import find_events
-from understudy.events.lines import MirroredRow, OutcomeLine, RequestLine, ServedRow
+from understudy.events.lines import MirroredRow, OutcomeLine, RequestLine
 from understudy.events.writer import EventWriter
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 def served(number: int, *names: str, trace: str | None = None, note: str = "x") -> RequestLine:
-    rows = [ServedRow(name, 5.0, "control", "1", None, {"origin": "JFK"}, 0.5, 3.0, None) for name in names]
-    return RequestLine(
-        f"request-{number}", trace, float(number), "m", "run-1", 1, 7, rows, ["note"], [[note]] * len(rows)
-    )
+    shared = {
+        "request_id": f"request-{number}", "trace_id": trace, "received_at": float(number), "model": "m", "run": "run-1",
+        "stage": 1, "generation": 7, "event_time": 5.0, "arm": "control", "version": "1",
+        "latency_ms": 3.0, "fallback": False, "cohorts": {"origin": "JFK"}, "features": {"note": note},
+    }  # fmt: skip
+    return request_of(*(shared | {"event_id": name} for name in names))
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ def log(tmp_path: Path) -> Path:
     newest = sorted((tmp_path / "m" / "requests").glob("*.jsonl"))
     assert len(newest) > 2
     with newest[-1].open("ab") as stream:
-        stream.write(b'{"request_id":"request-99","rows":[{"event_id":"event-99"')
+        stream.write(b'{"request_id":"request-99","event_id":["event-99"')
     (tmp_path / "m" / "requests" / "empty.jsonl").touch()
     return tmp_path
 
@@ -53,7 +56,7 @@ def test_a_request_is_found_with_all_its_events_and_an_event_alone(log: Path) ->
     assert (event["request_id"], event["run"], event["generation"], event["arm"]) == (
         "request-1", "run-1", 7, "control",
     )  # fmt: skip
-    assert not {"features", "columns", "rows"} & set(event)
+    assert not {"features", "columns"} & set(event)
 
 
 def test_a_trace_holds_several_requests_and_what_the_mirror_made_of_them(log: Path) -> None:

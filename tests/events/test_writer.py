@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.logged import lines_of
+from tests.logged import lines_of, request_of
 from tests.servers import wait_until
-from understudy.events.lines import OutcomeLine, RequestLine, ServedRow, encode
-from understudy.events.pseudonym import pseudonym
+from understudy.events.lines import OutcomeLine, RequestLine, encode
+from understudy.events.pseudonym import pseudonyms
 from understudy.events.writer import EventsUnwritable, EventWriter
 
 
@@ -24,8 +24,15 @@ def told(number: int) -> OutcomeLine:
 
 
 def served(*numbers: int) -> RequestLine:
-    rows = [ServedRow(f"e{n}", 5.0, "control", "1", None, {}, 0.5, 3.0, None) for n in numbers]
-    return RequestLine("r", None, 6.0, "m", None, 0, 1, rows, ["distance"], [[n] for n in numbers])
+    shared = {
+        "request_id": "r",
+        "received_at": 6.0,
+        "model": "m",
+        "stage": 0,
+        "generation": 1,
+        "arm": "control",
+    }
+    return request_of(*(shared | {"event_id": f"e{n}", "features": {"distance": n}} for n in numbers))
 
 
 def segments(root: Path) -> list[Path]:
@@ -50,7 +57,7 @@ def test_a_request_is_one_line_and_counts_as_its_rows(tmp_path: Path) -> None:
     writer.append([served(1, 2, 3), served(4)])
     (segment,) = (tmp_path / "m" / "requests").glob("*.jsonl")
     lines = [json.loads(line) for line in segment.read_text().splitlines()]
-    assert [[row["event_id"] for row in line["rows"]] for line in lines] == [["e1", "e2", "e3"], ["e4"]]
+    assert [line["event_id"] for line in lines] == [["e1", "e2", "e3"], ["e4"]]
     assert writer.written == 4
     (tmp_path / "blocked").write_text("in the way")
     blocked = EventWriter(tmp_path / "blocked", "m", "requests")
@@ -225,11 +232,21 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path) -> N
     assert len(complete) >= acknowledged
 
 
+def pseudonym(unit: str, key: bytes) -> str | None:
+    (found,) = pseudonyms([unit], key)
+    return found
+
+
+def test_units_have_their_pseudonyms_in_order_and_no_unit_has_none() -> None:
+    key = b"k" * 16
+    assert pseudonyms(["a", "", "b"], key) == [pseudonym("a", key), None, pseudonym("b", key)]
+
+
 def test_the_same_unit_has_the_same_pseudonym_under_one_key_only() -> None:
     key, other = b"k" * 16, b"o" * 16
     assert pseudonym("N14228", key) == pseudonym("N14228", key)
     assert len({pseudonym("N14228", key), pseudonym("N14229", key), pseudonym("N14228", other)}) == 3
-    assert len(pseudonym("N14228", key)) == 32
+    assert len(str(pseudonym("N14228", key))) == 32
 
 
 def test_long_keys_are_used_to_their_end() -> None:

@@ -267,3 +267,48 @@ def test_hidden_columns_are_not_among_the_logged_ones(model: LoadedModel) -> Non
         # Records are read in the order of those that came before, whatever their own.
         names, (features,) = model.read(body, JSON).table(HIDDEN)
         assert dict(zip(names, features, strict=True)) == GOOD
+
+
+_UNITS = st.one_of(
+    st.text(),
+    st.text(alphabet='[]{}",\\ a:', max_size=8),
+    st.integers(),
+    st.none(),
+    st.booleans(),
+    st.lists(st.text(max_size=2), max_size=2),
+)
+_NOTES = st.one_of(st.none(), st.text(alphabet='[]{}",\\ a', max_size=5), st.integers(0, 9))
+
+
+@pytest.mark.parametrize("name", ["logistic"])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    rows=st.lists(st.tuples(_UNITS, _UNITS, _NOTES), min_size=1, max_size=4),
+    between=st.sampled_from([", ", ",", " ,  ", ",\n"]),
+    ascii_only=st.booleans(),
+)
+def test_whatever_hidden_cells_hold_it_is_cut_out_and_the_rest_is_what_was_asked(
+    model: LoadedModel, rows: list[tuple[Any, Any, Any]], between: str, ascii_only: bool
+) -> None:
+    table = {"columns": ["tail", "pilot", "distance", "humid", "pressure", "note"]}
+    data = [[unit, pilot, 1, 2, 3.5, note] for unit, pilot, note in rows]
+    body = json.dumps(
+        {"dataframe_split": table | {"data": data}}, separators=(between, ":"), ensure_ascii=ascii_only
+    )
+    batch = model.quick.read(body.encode("utf-8", "surrogatepass"), JSON) if model.quick else None
+    if batch is not None:
+        names, features = batch.table(HIDDEN)
+        assert names == ["distance", "humid", "pressure", "note"]
+        assert json.loads(msgspec.json.encode(features)) == [[1, 2, 3.5, note] for _, _, note in rows]
+
+
+@pytest.mark.parametrize("name", ["logistic"])
+def test_rows_behind_plain_hidden_cells_are_logged_as_they_came(model: LoadedModel) -> None:
+    names = ["tail", "time", "distance", "humid", "pressure"]
+    data = '[["N1", 5, 1, 2, 3.50], ["N2", null, 1e0, 2, 3.5]]'
+    batch = model.read(
+        f'{{"dataframe_split": {{"columns": {json.dumps(names)}, "data": {data}}}}}'.encode(), JSON
+    )
+    assert bytes(batch.table(HIDDEN)[1]) == b"[[1, 2, 3.50], [1e0, 2, 3.5]]"
+    names, features = batch.table(HIDDEN, [1])
+    assert (names, list(map(list, features))) == (["distance", "humid", "pressure"], [[1, 2, 3.5]])

@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.lifecycle.conftest import World
 from tests.servers import PSEUDONYM_KEY
-from understudy.events.pseudonym import pseudonym
+from understudy.events.pseudonym import pseudonyms
 from understudy.exposure import CHALLENGER, UNEXPOSED, assign
 
 BETTER, WORSE = 0.8, 0.2
@@ -49,7 +49,7 @@ def traffic(
                 "arm": arm,
                 "version": exposure.challenger if arm == CHALLENGER else exposure.champion,
                 "fallback": False,
-                "unit": pseudonym(unit, PSEUDONYM_KEY.encode()),
+                "unit": pseudonyms([unit], PSEUDONYM_KEY.encode())[0],
                 "cohorts": {"origin": origin},
                 "features": {},
                 "prediction": None if failed else guess,

@@ -22,7 +22,6 @@ _IDS: Mapping[str, tuple[str, ...]] = {
     "mirrors": ("event_id", "request_id", "trace_id"),
     "outcomes": ("event_id",),
 }
-_LEFT_OUT = ("columns", "features", "rows")
 _DECODERS: Mapping[str, msgspec.json.Decoder[Any]] = {
     "requests": msgspec.json.Decoder(RequestLine),
     "mirrors": msgspec.json.Decoder(MirroredRow),
@@ -64,12 +63,8 @@ def _in_segments(where: Sources, kind: Kind, ids: Collection[str]) -> Iterator[d
                 event = _DECODERS[kind].decode(line)
             except msgspec.DecodeError:
                 continue
-            fields = msgspec.structs.asdict(event)
-            common = {name: value for name, value in fields.items() if name not in _LEFT_OUT}
-            rows = [msgspec.structs.asdict(row) for row in event.rows] if kind == "requests" else [{}]
-            for row in rows:
-                if any((common | row).get(name) in ids for name in _IDS[kind]):
-                    yield common | row
+            events = event.events() if kind == "requests" else [msgspec.structs.asdict(event)]
+            yield from (fields for fields in events if any(fields[name] in ids for name in _IDS[kind]))
 
 
 def _lines_with(path: Path, ids: Collection[str]) -> list[bytes]:
@@ -101,4 +96,4 @@ def _in_partitions(where: Sources, kind: Kind, ids: Collection[str]) -> Iterator
         cursor = connection.execute(f"SELECT * FROM {relation} WHERE {matches}", {"ids": list(ids)})
         names = [column[0] for column in cursor.description]
         for row in cursor.fetchall():
-            yield {name: value for name, value in zip(names, row, strict=True) if name not in _LEFT_OUT}
+            yield {name: value for name, value in zip(names, row, strict=True) if name != "features"}

@@ -88,23 +88,22 @@ def parsed(
     if kind != "requests":
         read = _read_json(path, {name: FIELDS[kind][name] for name in wanted}, numbered)
         return f"(SELECT {_quoted(wanted)}, {number}1 AS nth FROM {read})"
-    struct = ", ".join(f"{name} {_ROW[name]}" for name in wanted if name in _ROW)
-    columns = {name: _REQUEST[name] for name in wanted if name in _REQUEST}
-    lists = f"{number}unnest(rows) AS event, generate_subscripts(rows, 1) AS nth"
+    columns = {name: FIELDS[kind][name] for name in wanted if name != "features"} | {"event_id": "VARCHAR"}
+    lists = {name: f"{type_}[]" if name in _ROW else type_ for name, type_ in columns.items()}
+    rows = [f"unnest({name}) AS {name}" if name in _ROW else name for name in columns]
     if "features" in wanted:
-        lists += ", columns, unnest(features) AS known"
-        columns |= _FEATURES
-    line = "".join(f"{name}, " for name in wanted if name in _REQUEST)
+        lists |= _FEATURES
+        rows += ["columns", "unnest(features) AS known"]
     shown = _shown(hidden)
-    picked = ", ".join(shown.get(name, f"event.{name}" if name in _ROW else name) for name in wanted)
-    read = _read_json(path, columns | {"rows": f"STRUCT({struct})[]"}, numbered)
-    return f"(SELECT {picked}, {number}nth FROM (SELECT {line}{lists} FROM {read}))"
+    picked = ", ".join(shown.get(name, name) for name in wanted)
+    unnested = f"{number}{', '.join(rows)}, generate_subscripts(event_id, 1) AS nth"
+    return f"(SELECT {picked}, {number}nth FROM (SELECT {unnested} FROM {_read_json(path, lists, numbered)}))"
 
 
 def _shown(hidden: Iterable[str]) -> dict[str, str]:
     """Return features, as an object, and cohorts without some names, as SQL."""
     names = ", ".join("'" + name.replace("'", "''") + "'" for name in hidden)
-    pairs, cohorts = "list_zip(columns, known)", "event.cohorts"
+    pairs, cohorts = "list_zip(columns, known)", "cohorts"
     if names:
         pairs = f"list_filter({pairs}, lambda pair: pair[1] NOT IN ({names}))"
         entries = f"list_filter(map_entries({cohorts}), lambda entry: entry.key NOT IN ({names}))"

@@ -1,50 +1,21 @@
 """The lines of the event log: what is written about a request, a mirrored row and an outcome, and how it is encoded.
 
-A line is one request with all its rows, so that what is the same for each of them is written once.
+A line is one request with all its rows: what is the same for each of them is written once, what is not is a list with one item
+per row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-__all__ = ["Line", "MirroredRow", "OutcomeLine", "RequestLine", "ServedRow", "encode"]
-
-
-class ServedRow(msgspec.Struct, frozen=True, gc=False):
-    """One row of a request, which is one event, and how it was answered.
-
-    Attributes:
-        event_id: Name of the event; its outcome comes under the same name.
-        event_time: Unix second at which it happened.
-        arm: ``"challenger"``, ``"control"`` or ``"unexposed"``.
-        version: Version that answered.
-        unit: Pseudonym of the randomised unit; nothing where the row has none.
-        cohorts: Value of each cohort column, as text.
-        prediction: The number that stands for the answer; nothing where there is none.
-        latency_ms: Time to answer.
-        cpu_ms: CPU time of the version that answered, divided over the rows of the call.
-        fallback: Whether the champion answered in the challenger's place.
-        error: Why it did, or what is wrong with the answer.
-    """
-
-    event_id: str
-    event_time: float
-    arm: str
-    version: str
-    unit: str | None
-    cohorts: dict[str, str]
-    prediction: float | None
-    latency_ms: float
-    cpu_ms: float | None
-    fallback: bool = False
-    error: str | None = None
+__all__ = ["Line", "MirroredRow", "OutcomeLine", "RequestLine", "encode"]
 
 
 class RequestLine(msgspec.Struct, frozen=True, gc=False):
-    """One request.
+    """One request; each of its rows is an event.
 
     Attributes:
         request_id: Its correlation id.
@@ -54,9 +25,19 @@ class RequestLine(msgspec.Struct, frozen=True, gc=False):
         run: The run that was served; nothing when neither exposure nor mirror was on.
         stage: Its stage, 0 when nobody was exposed.
         generation: Generation of the exposure.
-        rows: The rows.
+        event_id: Of each row, the name of the event; its outcome comes under the same name.
+        event_time: Of each row, the Unix second at which it happened.
+        arm: Of each row, ``"challenger"``, ``"control"`` or ``"unexposed"``.
+        version: Of each row, the version that answered.
+        unit: Of each row, the pseudonym of the randomised unit; nothing where the row has none.
+        cohorts: Of each row, the value of each cohort column, as text.
+        prediction: Of each row, the number that stands for the answer; nothing where there is none.
+        latency_ms: Of each row, the time to answer.
+        cpu_ms: Of each row, its share of the CPU time that the version which answered spent on the call.
+        fallback: Of each row, whether the champion answered in the challenger's place.
+        error: Of each row, why it did, or what is wrong with the answer.
         columns: Names of the logged features: no envelope, nothing private.
-        features: One list of values per row, in the order of ``columns``; empty lists where rows have no names.
+        features: Of each row, its values in the order of ``columns``; empty lists where rows have no names.
     """
 
     request_id: str
@@ -66,13 +47,29 @@ class RequestLine(msgspec.Struct, frozen=True, gc=False):
     run: str | None
     stage: int
     generation: int
-    rows: list[ServedRow]
-    columns: list[str]
-    features: list[list[Any]]
+    event_id: Sequence[str]
+    event_time: Sequence[float]
+    arm: Sequence[str]
+    version: Sequence[str]
+    unit: Sequence[str | None]
+    cohorts: Sequence[dict[str, str]]
+    prediction: Sequence[float | None]
+    latency_ms: Sequence[float]
+    cpu_ms: Sequence[float | None]
+    fallback: Sequence[bool]
+    error: Sequence[str | None]
+    columns: Sequence[str]
+    features: Sequence[Sequence[Any]]
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """Yield every row as the fields of its event, but for its features."""
+        shared = {name: getattr(self, name) for name in _SHARED}
+        for row in zip(*(getattr(self, name) for name in _BY_ROW), strict=False):
+            yield shared | dict(zip(_BY_ROW, row, strict=True))
 
 
 class MirroredRow(msgspec.Struct, frozen=True, gc=False):
-    """One row that the challenger rehearsed on; the fields mean what they mean in `RequestLine` and `ServedRow`."""
+    """One row that the challenger rehearsed on; the fields mean what they mean in `RequestLine`."""
 
     event_id: str
     request_id: str
@@ -105,6 +102,9 @@ class OutcomeLine(msgspec.Struct, frozen=True, gc=False):
     occurred_at: float
     received_at: float
 
+
+_SHARED = RequestLine.__struct_fields__[:7]
+_BY_ROW = RequestLine.__struct_fields__[7:-2]
 
 Line = RequestLine | MirroredRow | OutcomeLine
 

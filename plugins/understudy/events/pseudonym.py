@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import blake2b
 
-__all__ = ["PSEUDONYM_BYTES", "pseudonym"]
+__all__ = ["PSEUDONYM_BYTES", "pseudonyms"]
 
 PSEUDONYM_BYTES = 16
 """Length of a pseudonym; it is written as twice as many hex digits."""
 
 
-def pseudonym(unit: str, key: bytes) -> str:
-    """Return the pseudonym of a unit: keyed BLAKE2b (RFC 7693), so that nobody without the key can try names.
+def pseudonyms(units: Iterable[str], key: bytes) -> list[str | None]:
+    """Return the pseudonym of each unit: keyed BLAKE2b (RFC 7693), so that nobody without the key can try names.
 
     Args:
-        unit: Raw value of the randomised unit.
+        units: Raw values of the randomised unit; an empty one is none.
         key: The installation's secret, of any length.
 
     Returns:
-        32 hex digits. The same unit and key give the same pseudonym in every process.
+        32 hex digits each; nothing for no unit. The same unit and key give the same pseudonym in every process.
     """
-    # A copy of a hash that has read the key already costs half of a new one.
-    digest = _keyed(key).copy()
-    digest.update(unit.encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
+    keyed = _keyed(key)
+    found: list[str | None] = []
+    for unit in units:
+        if unit:
+            # A copy of a hash that has read the key already costs half of a new one.
+            digest = keyed.copy()
+            digest.update(unit.encode("utf-8", "surrogatepass"))
+            found.append(digest.hexdigest())
+        else:
+            found.append(None)
+    return found
 
 
 @lru_cache(maxsize=4)

@@ -15,7 +15,8 @@ from mlflow.exceptions import MlflowException
 
 from understudy.exposure import document
 from understudy.gateway import protocol
-from understudy.gateway.service import Gateway, GatewayTimeout
+from understudy.gateway.connection import Deliver
+from understudy.gateway.service import Gateway, GatewayTimeout, Reply
 from understudy.telemetry import trace_id_of
 
 __all__ = ["App"]
@@ -117,20 +118,27 @@ class App:
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body})
 
-    def answer_now(self, scope: Mapping[str, Any], body: bytes) -> tuple[list[Header], bytes] | None:
-        """Answer a scoring request on the spot if nothing has to be waited for; see `understudy.gateway.connection.AnswerNow`."""
+    def answer_now(
+        self, scope: Mapping[str, Any], body: bytes, deliver: Deliver, leave: Callable[[], None]
+    ) -> bool:
+        """Answer a scoring request in this turn of the event loop if it can; see `understudy.gateway.connection.AnswerNow`."""
         if scope["path"] != "/invocations" or len(body) > self._limit:
-            return None
+            return False
         headers = _headers(scope["headers"])
         request_id = _request_id(headers)
+
+        def tell(reply: Reply | None) -> None:
+            if reply is None:
+                leave()
+            else:
+                length = (b"content-length", b"%d" % len(reply.body))
+                named = (b"x-request-id", request_id.encode())
+                deliver([_JSON, *reply.headers, named, length], reply.body)
+
         try:
-            reply = self._gateway.invoke_now(body, headers.get("content-type"), request_id, headers)
+            return self._gateway.invoke_now(body, headers.get("content-type"), request_id, headers, tell)
         except Exception:  # nothing was logged or counted yet: the long way says what is wrong
-            return None
-        if reply is None:
-            return None
-        length = (b"content-length", b"%d" % len(reply.body))
-        return [_JSON, *reply.headers, (b"x-request-id", request_id.encode()), length], reply.body
+            return False
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """Start the gateway with the server and stop it with the server."""

@@ -116,7 +116,7 @@ def bounded(count: int, what: str, most: int) -> None:
         )
 
 
-def pick(values: list[Any], rows: Rows) -> list[Any]:
+def pick(values: Sequence[Any], rows: Rows) -> Sequence[Any]:
     """Return the values of some rows."""
     return values if rows is None else [values[row] for row in rows]
 

@@ -12,17 +12,22 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from understudy.gateway import protocol
 
-__all__ = ["AnswerNow", "Connection"]
+__all__ = ["AnswerNow", "Connection", "Deliver"]
 
-AnswerNow = Callable[[Mapping[str, Any], bytes], tuple[Sequence[tuple[bytes, bytes]], bytes] | None]
-"""Takes the ASGI scope of a request and its whole body. Returns the headers, which are well-formed, and the body of an answer
-with status 200; or nothing, and then it has done nothing and the application is called."""
+Deliver = Callable[[Sequence[tuple[bytes, bytes]], bytes], None]
+"""Takes the headers, which are well-formed, and the body of an answer with status 200."""
+
+AnswerNow = Callable[[Mapping[str, Any], bytes, Deliver, Callable[[], None]], bool]
+"""Takes the ASGI scope of a request, its whole body, and two things of which it calls one, once, at once or before the event loop
+waits for anything again: the first with the answer; the second if there is none after all, and then the application is called.
+Returns whether it will; if not it has done nothing, and the application is called."""
 
 _HEAD_BYTES = 64 * 1024
 # What is remembered, for all connections together.
 _KNOWN_HEADS = 256
 _KNOWN_HEAD_BYTES = 1024
 _Head = tuple[Mapping[str, Any], int]
+_Deferred = tuple[RequestResponseCycle, Any]
 
 
 class Connection(HttpToolsProtocol):
@@ -30,13 +35,13 @@ class Connection(HttpToolsProtocol):
 
     uvicorn leaves this to a proxy in front of it; the gateway may stand without one.
 
-    A request that can be answered on the spot is, and its answer leaves in one write: a task, the messages that ASGI passes
-    to and fro, and a second write for the body would together cost more than many a model. A client sends the same head with
-    every request, so the heads of such requests are remembered: one that comes again, byte for byte, with a body of the same
-    length behind it and nothing else, means what it meant before and is not parsed again.
+    A request that can be answered in the same turn of the event loop is, and its answer leaves in one write: a task, the
+    messages that ASGI passes to and fro, and a second write for the body would together cost more than many a model. A client
+    sends the same head with every request, so the heads of such requests are remembered: one that comes again, byte for byte,
+    with a body of the same length behind it and nothing else, means what it meant before and is not parsed again.
 
     Args:
-        answer_now: Answers what needs no waiting.
+        answer_now: Answers what needs no waiting for anything but its line in the log.
         max_body_bytes: Largest body that the application reads.
         receive_seconds: Time from the first byte of a request to its last; also for a connection that sends nothing.
         server: What uvicorn passes on.
@@ -50,9 +55,13 @@ class Connection(HttpToolsProtocol):
         super().__init__(**server)
         self._answer_now = answer_now
         self._at_head = False
-        self._deferred: tuple[RequestResponseCycle, Any] | None = None
+        self._deferred: _Deferred | None = None
         self._asked_already = False
         self._just_answered: _Head | None = None
+        # The request whose answer will be delivered in this turn: as it came if it was not parsed.
+        self._owed: bytes | _Deferred | None = None
+        self._early: list[bytes] = []
+        self._ends = False
         self._answered_at = 0.0
         # Small chunks have more framing than content.
         self._most_bytes = 2 * max_body_bytes + _HEAD_BYTES
@@ -76,9 +85,25 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on, up to the bounds."""
+        if self._owed is not None:
+            self._early.append(data)
+        elif not (self._resting and self._known_and_answered(data)):
+            self._read(data)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Stay open for an answer that is about to be delivered."""
+        self._ends = self._owed is not None
+        return self._ends
+
+    def shutdown(self) -> None:
+        """Close, after the answer that is about to be delivered."""
+        if self._owed is not None:
+            self._ends = True
+        else:
+            super().shutdown()
+
+    def _read(self, data: bytes) -> None:
         resting = self._resting
-        if resting and self._known_and_answered(data):
-            return
         self._just_answered = None
         self._received += len(data)
         super().data_received(data)
@@ -114,7 +139,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
         self._began = None
         self._received = 0
-        if self._deferred is not None and not self._answered_now(self._deferred[0]):
+        if self._deferred is not None and not self._answered_now(self._deferred):
             self._start_deferred()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
@@ -129,29 +154,63 @@ class Connection(HttpToolsProtocol):
             (cycle, app), self._deferred = self._deferred, None
             super()._start_asgi_task(cycle, app)
 
-    def _answered_now(self, cycle: RequestResponseCycle) -> bool:
-        """Answer a whole request on the spot, unless the connection ends with it or its client is slow to read."""
+    def _answered_now(self, deferred: _Deferred) -> bool:
+        """Answer a whole request in this turn, unless the connection ends with it or its client is slow to read."""
+        cycle, _ = deferred
         if not cycle.keep_alive or cycle.flow.write_paused or self.transport.is_closing():
             return False
-        if self._asked_already or not self._wrote_answer(cycle.scope, bytes(cycle.body)):
+        if self._asked_already or not self._takes(deferred, cycle.scope, bytes(cycle.body)):
             return False
         self._deferred = None
         self._just_answered = cycle.scope, len(cycle.body)
-        cycle.response_started = cycle.response_complete = True
-        cycle.on_response()
         return True
 
-    def _wrote_answer(self, scope: Mapping[str, Any], body: bytes) -> bool:
-        answer = self._answer_now(scope, body)
-        if answer is None:
+    def _takes(self, owed: bytes | _Deferred, scope: Mapping[str, Any], body: bytes) -> bool:
+        self._owed = owed
+        if not self._answer_now(scope, body, self._deliver, self._leave):
+            self._owed = None
             return False
-        headers, told = answer
+        return True
+
+    def _deliver(self, headers: Sequence[tuple[bytes, bytes]], told: bytes) -> None:
+        """Write the answer that is owed, and go on."""
+        owed, self._owed = self._owed, None
+        if self.transport.is_closing():
+            return
         parts = [b"HTTP/1.1 200 OK\r\n"]
         for name, value in chain(self.server_state.default_headers, headers):
             parts += (name, b": ", value, b"\r\n")
         parts += (b"\r\n", told)
         self.transport.write(b"".join(parts))
-        return True
+        if isinstance(owed, tuple):
+            cycle, _ = owed
+            cycle.response_started = cycle.response_complete = True
+            cycle.on_response()
+        else:
+            self.server_state.total_requests += 1
+        if self._early or self._ends:
+            self._go_on()
+
+    def _leave(self) -> None:
+        """Let the application answer what is owed."""
+        owed, self._owed = self._owed, None
+        if self.transport.is_closing():
+            return
+        self._asked_already = True
+        if isinstance(owed, tuple):
+            super()._start_asgi_task(*owed)
+        elif owed is not None:
+            self._read(owed)
+        self._asked_already = False
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Read what came while an answer was owed, and end if that is what came."""
+        early, self._early = b"".join(self._early), []
+        if early:
+            self.data_received(early)
+        if self._ends and self._owed is None:
+            super().shutdown()
 
     @property
     def _resting(self) -> bool:
@@ -161,7 +220,7 @@ class Connection(HttpToolsProtocol):
         return self._began is None and self.cycle.response_complete and not self.pipeline
 
     def _known_and_answered(self, data: bytes) -> bool:
-        """Answer what is nothing but one request with a known head."""
+        """Answer what is nothing but one request with a known head, in this turn."""
         end = data.find(b"\r\n\r\n", 0, _KNOWN_HEAD_BYTES) + 4
         known = self._heads.get(data[:end])
         if (
@@ -171,12 +230,11 @@ class Connection(HttpToolsProtocol):
             or self.transport.is_closing()
         ):
             return False
-        if not self._wrote_answer(known[0], data[end:]):
+        if not self._takes(data, known[0], data[end:]):
             self._asked_already = True
             return False
-        self.server_state.total_requests += 1
         self._began = None
-        self._answered_at = self.loop.time()
+        self._answered_at = self.loop.time()  # which it is about to be
         if self.timeout_keep_alive_task is None:
             self.timeout_keep_alive_handler()
         return True
@@ -218,6 +276,9 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, status: str, why: str) -> None:
         """Say why, unless an answer is on its way already, and close."""
         if self.transport.is_closing():
+            return
+        if self._owed is not None:
+            self._ends = True
             return
         cycle = self.cycle
         if not self._busy and (cycle is None or cycle.response_complete or not cycle.response_started):

@@ -7,6 +7,7 @@ reads and types. Whatever is not exactly as the layout says is nothing to this m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -34,6 +35,8 @@ _SCALAR = int | float | str | bool | None
 _MOST_LAYOUTS = 16
 # More would hold up the event loop, on which this runs.
 _MOST_BYTES = 1 << 20
+# A text without escapes, a number, or a word.
+_PLAIN_CELL = rb'(?:"[^"\\]*"|[^"\\,\[\]{}\s]+)'
 _NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _parts = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _names = msgspec.json.Decoder(list[str])
@@ -129,6 +132,8 @@ class _Layout:
         inputs: Takes the version's columns out of a row.
         logged: Names of the columns that are logged.
         features: Takes them out of a row.
+        cut: Takes them out of the bytes of all rows, which there are so many of, without reading their numbers; nothing where
+            that cannot be. Where they do not allow it, it gives nothing.
     """
 
     shape: _Shape
@@ -137,6 +142,7 @@ class _Layout:
     inputs: Callable[[Row], Row]
     logged: list[str]
     features: Callable[[Row], Row]
+    cut: Callable[[bytes, int], bytes | None] | None
 
     @property
     def index(self) -> int | None:
@@ -175,10 +181,10 @@ class _QuickBatch(Batch):
 
     def table(self, without: Collection[str], rows: Rows = None) -> tuple[list[str], Any]:
         layout = self._layout
-        if rows is None and len(layout.logged) == len(layout.position) and layout.shape.kind == "values":
-            raw = bytes(self._raw)
+        if rows is None and layout.cut is not None:
+            raw = layout.cut(bytes(self._raw), self.size)
             # Space between tokens may break a line of the log; it is then written anew.
-            if b"\n" not in raw and b"\r" not in raw:
+            if raw is not None and b"\n" not in raw and b"\r" not in raw:
                 return layout.logged, msgspec.Raw(raw)
         return layout.logged, list(map(layout.features, self._picked(rows)))
 
@@ -270,7 +276,32 @@ def _layout(shape: _Shape, compiled: Compiled, hidden: Collection[str]) -> _Layo
         inputs=_picker([position[name] for name in compiled.columns]),
         logged=logged,
         features=_picker([position[name] for name in logged]),
+        cut=_cut(len(cells) - len(logged)) if _lists_end_with(shape, logged) else None,
     )
+
+
+def _lists_end_with(shape: _Shape, logged: list[str]) -> bool:
+    return shape.kind == "values" and len(logged) > 0 and list(shape.columns[-len(logged) :]) == logged
+
+
+def _cut(hidden: int) -> Callable[[bytes, int], bytes | None]:
+    """Return what takes the first cells out of every row of a JSON list of lists.
+
+    If there is one bracket for each row and one for them all, brackets stand at the beginning of rows and nowhere else, not
+    in a text either. What is taken out begins with one and consists of whole cells, so that as many cuts as rows are one in
+    every row.
+    """
+    if not hidden:
+        return lambda raw, rows: raw
+    cells = re.compile(rb"\[\s*(?:%b\s*,\s*){%d}" % (_PLAIN_CELL, hidden))
+
+    def cut(raw: bytes, rows: int) -> bytes | None:
+        left, cuts = cells.subn(b"[", raw)
+        # So counted because `bytes.count` takes five times as long.
+        brackets = len(raw) - len(raw.replace(b"[", b""))
+        return left if cuts == rows and brackets == rows + 1 else None
+
+    return cut
 
 
 def _values(columns: Sequence[str], cells: list[Any]) -> Callable[[memoryview], Sequence[Row]]:

@@ -5,25 +5,25 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from operator import attrgetter
+from typing import Any
 
 import msgspec
+from msgspec.structs import astuple
 
 from understudy.errors import UnderstudyError
 from understudy.events.archive import torn_lines
-from understudy.events.lines import RequestLine, ServedRow
-from understudy.events.pseudonym import pseudonym
+from understudy.events.lines import RequestLine
+from understudy.events.pseudonym import pseudonyms
 from understudy.events.writer import EventsUnwritable, EventWriter
 from understudy.gateway.answers import logged_numbers
-from understudy.gateway.batch import Batch
+from understudy.gateway.batch import Batch, Rows, pick
 from understudy.gateway.config import GatewayConfig
 from understudy.gateway.routing import Envelopes, Route
-from understudy.gateway.scoring import RowAnswer
+from understudy.gateway.scoring import Answered, RowAnswer
 
 __all__ = ["RequestLog", "Served"]
 
 _RETRY_SECONDS = 1.0
-_value = attrgetter("value")
 _NOT_FINITE = "NotFinite: the answer is NaN or infinite"
 _log = logging.getLogger(__name__)
 
@@ -77,22 +77,17 @@ class RequestLog:
         self._not_features = traffic.envelope | traffic.private
         self.torn_lines = _left_by_others(config)
 
-    def write(self, served: Served, answers: Sequence[RowAnswer], rows: Sequence[int] | None = None) -> None:
-        """Write one line with the answered rows, each of which is an event.
-
-        Args:
-            served: The request.
-            answers: What came of the rows.
-            rows: Which rows these are; all of them unless it says otherwise.
+    def write(self, lines: Sequence[RequestLine]) -> None:
+        """Write lines, all of them or none.
 
         Raises:
             EventsUnwritable: Nothing was written; the next request after a second tries again.
         """
         if self.broken and time.monotonic() < self._next_try:
-            self._writer.failed += len(answers)
+            self._writer.failed += sum(len(line.event_id) for line in lines)
             raise EventsUnwritable(self.broken)
         try:
-            self._writer.append([self._line(served, answers, rows)])
+            self._writer.append(lines)
         except EventsUnwritable as error:
             if not self.broken:
                 _log.error(
@@ -105,13 +100,23 @@ class RequestLog:
             _log.warning("events are written again")
             self.broken = None
 
-    def _line(self, served: Served, answers: Sequence[RowAnswer], rows: Sequence[int] | None) -> RequestLine:
+    def line(self, served: Served, answered: Answered, rows: Rows = None) -> RequestLine:
+        """Return the line of a request.
+
+        Args:
+            served: The request.
+            answered: What came of its rows, each of which is an event.
+            rows: Which rows these are.
+        """
         columns, features = served.batch.table(self._not_features, rows)
-        told, key = served.envelopes, self._config.pseudonym_key
-        units = [pseudonym(unit, key) if unit else None for unit in told.units]
-        numbers, finite = logged_numbers(list(map(_value, answers)))
-        places = range(len(answers)) if rows is None else rows
-        arms = served.route.arms
+        told = served.envelopes
+        units = pseudonyms(pick(told.units, rows), self._config.pseudonym_key)
+        numbers, finite = logged_numbers(answered.values)
+        versions, latencies, cpu, fallbacks, errors = _by_field(answered.rows)
+        if not all(finite):
+            errors = [
+                error or (None if whole else _NOT_FINITE) for error, whole in zip(errors, finite, strict=True)
+            ]
         return RequestLine(
             served.request_id,
             served.trace_id,
@@ -120,25 +125,27 @@ class RequestLog:
             served.route.run_id,
             served.route.stage,
             served.generation,
-            [
-                ServedRow(
-                    told.event_ids[row],
-                    told.event_times[row],
-                    arms[row],
-                    answer.version,
-                    units[row],
-                    told.cohorts[row],
-                    number,
-                    answer.latency_ms,
-                    answer.cpu_ms,
-                    answer.fallback,
-                    answer.error or (None if whole else _NOT_FINITE),
-                )
-                for row, answer, number, whole in zip(places, answers, numbers, finite, strict=True)
-            ],
+            pick(told.event_ids, rows),
+            pick(told.event_times, rows),
+            pick(served.route.arms, rows),
+            versions,
+            units,
+            pick(told.cohorts, rows),
+            numbers,
+            latencies,
+            cpu,
+            fallbacks,
+            errors,
             columns,
             features,
         )
+
+
+def _by_field(rows: Sequence[RowAnswer]) -> list[list[Any]]:
+    """Return how rows were answered, as one list per field."""
+    if rows and rows.count(rows[0]) == len(rows):
+        return [[value] * len(rows) for value in astuple(rows[0])]
+    return [[getattr(row, name) for row in rows] for name in RowAnswer.__struct_fields__]
 
 
 def _left_by_others(config: GatewayConfig) -> int | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from understudy.exposure import CHALLENGER, UNEXPOSED, Exposure, arm, assign, weights
+from understudy.exposure import CHALLENGER, UNEXPOSED, Exposure, arms, assign, weights
 from understudy.gateway.batch import Batch, spellings
 from understudy.gateway.config import TrafficColumns
 from understudy.gateway.protocol import bad_request
@@ -96,16 +96,15 @@ def route(exposure: Exposure, envelopes: Envelopes, now: float, *, counted: bool
     if (exposure.exposed and not live) or not counted:
         return Route((UNEXPOSED,) * len(units), None, 0)
     if not live:
-        arms = [UNEXPOSED] * len(units)
+        decided = [UNEXPOSED] * len(units)
     elif exposure.rings or exposure.contained:
-        arms = [
+        decided = [
             assign(exposure, unit, now, cohorts)
             for unit, cohorts in zip(units, envelopes.cohorts, strict=True)
         ]
     else:
-        model, split = exposure.model, weights(exposure.percent)
-        arms = [arm(model, unit, split) if unit else UNEXPOSED for unit in units]
-    return Route(tuple(arms), exposure.run_id, exposure.stage)
+        decided = arms(exposure.model, units, weights(exposure.percent))
+    return Route(tuple(decided), exposure.run_id, exposure.stage)
 
 
 def secrets_in(batch: Batch, traffic: TrafficColumns, headers: Mapping[str, str]) -> set[str]:
@@ -159,10 +158,12 @@ def _text(value: Any, name: str | None, row: int) -> str:
 
 def _event_ids(batch: Batch, name: str | None, base: str) -> list[str]:
     """Return the name of every row's event; rows without one of their own are numbered from one name for all."""
-    names = _texts(batch, name, "")
-    if all(names):
+    names = _texts(batch, name, "") if name else []
+    if names and all(names):
         return names
     base = base or os.urandom(16).hex()
+    if not any(names):
+        return [base, *(f"{base}-{row}" for row in range(1, batch.size))][: batch.size]
     return [own or (f"{base}-{row}" if row else base) for row, own in enumerate(names)]
 
 

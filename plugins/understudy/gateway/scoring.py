@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -32,10 +33,9 @@ _log = logging.getLogger(__name__)
 
 
 class RowAnswer(msgspec.Struct, frozen=True):
-    """The answer to one row.
+    """How one row was answered. Rows of one call that were answered alike share one.
 
     Attributes:
-        value: What the caller gets, JSON-safe; nothing where answers do not come one per row.
         version: Version that answered.
         latency_ms: Time from the decision of the arm to the answer, waiting included.
         cpu_ms: The row's share of the CPU time that the version which answered spent; nothing where none answered.
@@ -43,7 +43,6 @@ class RowAnswer(msgspec.Struct, frozen=True):
         error: Why it did.
     """
 
-    value: Any
     version: str
     latency_ms: float
     cpu_ms: float | None
@@ -52,11 +51,24 @@ class RowAnswer(msgspec.Struct, frozen=True):
 
 
 class Answered(msgspec.Struct, frozen=True):
-    """The answer to a request: the whole of it, and row by row for the log."""
+    """The answer to a request.
+
+    Attributes:
+        predictions: What the caller gets, JSON-safe.
+        values: The part of it that answers each row; nothing for any where answers do not come one per row.
+        rows: How each row was answered.
+        unwrapped: Whether the answer goes out without MLflow's ``predictions`` key.
+    """
 
     predictions: Any
+    values: Sequence[Any]
     rows: list[RowAnswer]
     unwrapped: bool = False
+
+    @classmethod
+    def alike(cls, scored: Scored, row: RowAnswer) -> Answered:
+        """Return the answer of one call to every row."""
+        return cls(scored.answers, scored.answers, [row] * len(scored.answers), scored.unwrapped)
 
 
 class ChampionFailed(Exception):
@@ -165,10 +177,12 @@ class Scorer:
         if singly:
             self.remember(champion, scored)
         rows = [
-            RowAnswer(value, champion.version, latency, scored.cpu_ms, row in fallbacks, reasons[row])
-            for row, value in enumerate(scored.answers if singly else [None] * batch.size)
+            RowAnswer(champion.version, latency, scored.cpu_ms, row in fallbacks, reason)
+            for row, reason in reasons.items()
         ]
-        return Answered(scored.answers, rows, scored.unwrapped)
+        return Answered(
+            scored.answers, scored.answers if singly else [None] * batch.size, rows, scored.unwrapped
+        )
 
     async def _by_both(
         self, batch: Batch, route: Route, serving: Serving, asked: asyncio.Future[Told], started: float
@@ -179,7 +193,7 @@ class Scorer:
             The answers; and why those of the challenger could not be used, or after how many seconds they came.
         """
         champion, ours, theirs = serving.champion, route.champion_rows, route.challenger_rows
-        found: dict[int, RowAnswer] = {}
+        found: dict[int, tuple[Any, RowAnswer]] = {}
         if ours:
             found = await self._part_of_champion(champion, batch, ours, dict.fromkeys(ours), started)
         told = await asked
@@ -191,11 +205,10 @@ class Scorer:
                 return await self._by_champion(batch, champion, reasons, started), error
             found |= await self._part_of_champion(champion, batch, theirs, dict(reasons), started)
         elif serving.challenger is not None:
-            version, latency = serving.challenger.version, round(told.seconds * 1000, 3)
-            for row, value in zip(theirs, told.answers or (), strict=True):
-                found[row] = RowAnswer(value, version, latency, told.cpu_ms)
-        ordered = [found[row] for row in range(batch.size)]
-        return Answered([row.value for row in ordered], ordered), error or told.seconds
+            alike = RowAnswer(serving.challenger.version, round(told.seconds * 1000, 3), told.cpu_ms)
+            found |= {row: (value, alike) for row, value in zip(theirs, told.answers or (), strict=True)}
+        values, rows = zip(*(found[row] for row in range(batch.size)), strict=True)
+        return Answered(list(values), values, list(rows)), error or told.seconds
 
     async def _part_of_champion(
         self,
@@ -204,7 +217,7 @@ class Scorer:
         rows: list[int],
         reasons: dict[int, str | None],
         started: float,
-    ) -> dict[int, RowAnswer]:
+    ) -> dict[int, tuple[Any, RowAnswer]]:
         scored = await self._ask_champion(champion, batch, rows, reasons, started)
         latency = _milliseconds(started)
         if not isinstance(scored.answers, list) or len(scored.answers) != len(rows):
@@ -212,10 +225,8 @@ class Scorer:
             raise ChampionFailed(error, reasons, champion.version, latency)
         self.remember(champion, scored)
         return {
-            row: RowAnswer(
-                value, champion.version, latency, scored.cpu_ms, reasons[row] is not None, reasons[row]
-            )
-            for row, value in zip(rows, scored.answers, strict=True)
+            row: (value, RowAnswer(champion.version, latency, scored.cpu_ms, reason is not None, reason))
+            for (row, reason), value in zip(reasons.items(), scored.answers, strict=True)
         }
 
     async def _ask_champion(

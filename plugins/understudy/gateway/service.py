@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
@@ -19,6 +19,7 @@ from understudy.events.writer import EventsUnwritable, EventWriter
 from understudy.exposure import CHALLENGER, UNEXPOSED, Exposure
 from understudy.gateway import protocol
 from understudy.gateway.batch import Batch
+from understudy.gateway.commit import GroupCommit
 from understudy.gateway.config import GatewayConfig
 from understudy.gateway.follower import Follower, Serving
 from understudy.gateway.frames import Body, Copy
@@ -76,6 +77,7 @@ class Gateway:
         self._follower = Follower(config.model, config.flags_path, self._pool, config.poll_seconds)
         self._scorer = Scorer(config.champion_timeout, config.challenger_timeout, config.breaker)
         self._log = RequestLog(config, self._requests)
+        self._commit = GroupCommit(self._log)
         self._following: asyncio.Task[None] | None = None
         self._under_way = 0
 
@@ -119,12 +121,24 @@ class Gateway:
             self._under_way -= 1
 
     def invoke_now(
-        self, body: bytes, content_type: str | None, request_id: str, headers: Mapping[str, str]
-    ) -> Reply | None:
+        self,
+        body: bytes,
+        content_type: str | None,
+        request_id: str,
+        headers: Mapping[str, str],
+        tell: Callable[[Reply | None], None],
+    ) -> bool:
         """Answer a scoring request that the compiled champion answers alone; else do nothing at all. See `invoke`.
 
+        Args:
+            body: Its body.
+            content_type: Its ``Content-Type`` header.
+            request_id: Its correlation id.
+            headers: All its headers, by lower-case name.
+            tell: Called with the answer in the same turn of the event loop; with nothing where there is none after all.
+
         Returns:
-            The answer; nothing where it has to be waited for.
+            Whether it is answered so.
 
         Raises:
             Exception: The request is bad, or cannot be answered so; nothing was logged.
@@ -132,19 +146,27 @@ class Gateway:
         received_at, started = time.time(), time.perf_counter()
         serving = self._follower.serving
         if serving is None or serving.champion.quick is None:
-            return None
+            return False
         batch = serving.champion.quick.read(body, content_type)
         if batch is None:
-            return None
+            return False
         served = self._served(serving, batch, received_at, request_id, body, content_type, headers)
         answered = self._answered_here(served, serving)
         if answered is None:
-            return None
+            return False
         # Before the log, so that an answer that cannot be written is not an event that the long way logs again.
         content = protocol.encode_answer(answered.predictions, answered.unwrapped)
-        if not self._logged(served, answered):
-            served = _without_exposure(served)
-        return self._reply(served, answered, serving, started, content)
+
+        def told(logged: bool | None) -> None:
+            exposed = served if logged else _without_exposure(served)
+            try:
+                reply = None if logged is None else self._reply(exposed, answered, serving, started, content)
+            except Exception:
+                reply = None
+            tell(reply)
+
+        self._commit.add(served, answered, told)
+        return True
 
     async def _answer(
         self, body: bytes, content_type: str | None, request_id: str, headers: Mapping[str, str]
@@ -212,10 +234,7 @@ class Gateway:
             return None
         self._scorer.remember(champion, scored)
         latency = round((time.perf_counter() - started) * 1000, 3)
-        return Answered(
-            scored.answers,
-            [RowAnswer(answer, champion.version, latency, scored.cpu_ms) for answer in scored.answers],
-        )
+        return Answered.alike(scored, RowAnswer(champion.version, latency, scored.cpu_ms))
 
     async def _scored(self, served: Served, serving: Serving) -> Answered:
         """Ask the versions.
@@ -275,7 +294,7 @@ class Gateway:
     def _logged(self, served: Served, answered: Answered) -> bool:
         """Log the answers and return whether they are in the log."""
         try:
-            self._log.write(served, answered.rows)
+            self._log.write([self._log.line(served, answered)])
         except EventsUnwritable:
             return False
         return True
@@ -294,11 +313,12 @@ class Gateway:
         for row in failure.rows:
             self.metrics.unanswered(served.route.arms[row], failure.version, described)
         lost = [
-            RowAnswer(None, failure.version, failure.latency_ms, None, reason is not None, described)
+            RowAnswer(failure.version, failure.latency_ms, None, reason is not None, described)
             for reason in failure.rows.values()
         ]
         with suppress(EventsUnwritable):  # counted and shown in /status; the caller gets an error either way
-            self._log.write(served, lost, list(failure.rows))
+            answered = Answered(None, [None] * len(lost), lost)
+            self._log.write([self._log.line(served, answered, list(failure.rows))])
         if isinstance(error, MlflowException):
             return rejected
         if isinstance(error, TimeoutError):

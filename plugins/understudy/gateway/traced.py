@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from mlflow.exceptions import MlflowException
 
@@ -70,10 +70,15 @@ class TracedGateway(Gateway):
         raise rejected
 
     def invoke_now(
-        self, body: bytes, content_type: str | None, request_id: str, headers: Mapping[str, str]
-    ) -> Reply | None:
+        self,
+        body: bytes,
+        content_type: str | None,
+        request_id: str,
+        headers: Mapping[str, str],
+        tell: Callable[[Reply | None], None],
+    ) -> bool:
         """Leave every request to `invoke`, which makes its span."""
-        return None
+        return False
 
     def _answered_here(self, served: Served, serving: Serving) -> Answered | None:
         own = self._tracer.start("champion", attributes=_asked(serving.champion.version, served.batch.size))

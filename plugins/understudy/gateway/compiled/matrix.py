@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -82,6 +83,8 @@ class Matrix:
         self._tables = _tables(features)
         self._limit = limit
         self._pick = _picker([number.column for _, number in numbers])
+        self._whole = [number.column for _, number in numbers] == list(range(len(numbers)))
+        self._row = struct.Struct(f"{len(numbers)}d")
         self._layers = _layers([number.operations for _, number in numbers])
         self._strict = [at for at, (_, number) in enumerate(numbers) if not (nulls or number.filled)]
 
@@ -115,10 +118,7 @@ class Matrix:
         return matrix
 
     def _numbers(self, rows: Rows) -> Floats:
-        try:
-            numbers = np.array([self._pick(row) for row in rows], dtype=np.float64)
-        except OverflowError:
-            raise Declined from None
+        numbers = self._packed(rows)
         # One pass tells the usual case: no NaN, nothing large. The comparison is false for NaN.
         usual = np.vdot(numbers, numbers) <= self._limit * self._limit
         if not usual:
@@ -131,6 +131,19 @@ class Matrix:
             else:
                 numbers /= values
         return numbers
+
+    def _packed(self, rows: Rows) -> Floats:
+        alike = self._whole and len(rows[0]) == len(self._places)
+        picked = rows if alike else list(map(self._pick, rows))
+        try:
+            try:
+                # In half of the time that NumPy takes to look at every number.
+                cells = bytearray().join([self._row.pack(*row) for row in picked])
+                return np.ndarray((len(rows), len(self._places)), np.float64, cells)
+            except struct.error:  # null is no number to it
+                return np.array(picked, dtype=np.float64)
+        except OverflowError:
+            raise Declined from None
 
     def _check(self, numbers: Floats) -> None:
         if (np.abs(numbers) > self._limit).any() or np.isnan(numbers[:, self._strict]).any():
