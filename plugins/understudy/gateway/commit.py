@@ -16,7 +16,7 @@ Told = Callable[[bool | None], None]
 """Called with whether a line is in the log; with nothing where it could not be made."""
 
 # More would only push each other out of the processor's cache.
-_MOST_ROWS = 64
+_MOST_ROWS = 32
 _log = logging.getLogger(__name__)
 
 
