@@ -72,6 +72,7 @@ calibrate: $(READY) ## simulate false alarms and detection of every rule, and wr
 lock: $(READY) ## make the hash-locked requirements again from pyproject.toml (UPGRADE=1 takes newer versions)
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/uv.in -o requirements/uv.txt
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra examples --extra test -o requirements/dev.txt
+	@$(COMPILE) $(if $(UPGRADE),--upgrade) requirements/mlserver.in -o requirements/mlserver.txt
 	@$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra production -c requirements/dev.txt -o requirements/production.txt
 
 system: ## install what tests need beside Python, where that is possible

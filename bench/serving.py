@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 
 from bench.performance import load, models
+from bench.performance.mlserver import mlserver_bodies
 from bench.performance.report import DOCS, made, store
 from bench.performance.series import Series, Serving
 from bench.performance.servers import Server, Servers, start_servers
@@ -23,7 +24,7 @@ ROWS = {1: 4096, 100: 64}
 """Rows of a request, and how many such requests are sent in turn."""
 
 _PACE_MS = 7
-Requests = dict[tuple[str, int, bool], Path]
+Requests = dict[tuple[str, int, str], Path]
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,17 @@ def main(seconds: float = 3.0, rounds: int = 3, docs: Path = DOCS) -> None:
 
 
 def _requests(folder: Path) -> Requests:
-    return {
-        (model, rows, exposed): load.write_bodies(
-            folder / f"{model}-{rows}-{exposed}", models.bodies(rows, count, model, exposed=exposed)
-        )
-        for model, (rows, count), exposed in product(models.MODELS, ROWS.items(), (False, True))
-    }
+    found: Requests = {}
+    for model, (rows, count) in product(models.MODELS, ROWS.items()):
+        unseen = models.bodies(rows, count, model)
+        kinds = {
+            "unexposed": unseen,
+            "exposed": models.bodies(rows, count, model, exposed=True),
+            "for MLServer": mlserver_bodies(unseen),
+        }
+        for kind, bodies in kinds.items():
+            found[model, rows, kind] = load.write_bodies(folder / f"{model}-{rows}-{kind[:7]}", bodies)
+    return found
 
 
 def _peers(servers: Servers, model: str, requests: Requests) -> Iterator[_Case]:
@@ -91,9 +97,12 @@ def _peers(servers: Servers, model: str, requests: Requests) -> Iterator[_Case]:
     }
     if model == "boosting":
         started["gateway, not compiled"] = servers.gateway(model, without="compiled")
+    else:
+        started["MLServer"] = servers.mlserver(model)
     for rows, connections in product(ROWS, CONNECTIONS):
         for label, server in started.items():
-            yield _Case(Series(label, model, rows, connections), server, requests[model, rows, False])
+            asked = requests[model, rows, "for MLServer" if label == "MLServer" else "unexposed"]
+            yield _Case(Series(label, model, rows, connections), server, asked)
 
 
 def _parts(servers: Servers, peers: Sequence[_Case], requests: Requests) -> Iterator[_Case]:
@@ -107,15 +116,15 @@ def _parts(servers: Servers, peers: Sequence[_Case], requests: Requests) -> Iter
     }
     for rows in ROWS:
         for label, server in gateways.items():
-            yield _Case(Series(label, model, rows, 8), server, requests[model, rows, False])
-    yield _Case(Series("challenger's units", model, 1, 8), whole, requests[model, 1, True])
+            yield _Case(Series(label, model, rows, 8), server, requests[model, rows, "unexposed"])
+    yield _Case(Series("challenger's units", model, 1, 8), whole, requests[model, 1, "exposed"])
 
 
 def _mirrored(gateway: Server, requests: Requests) -> Iterator[_Case]:
     """Return the gateway with its mirror on and off; off comes last, so that whoever is next finds it off."""
     for label, on in (("mirror on", True), ("mirror off", False)):
         told = Series(label, "logistic", 1, 8, pause_ms=_PACE_MS)
-        yield _Case(told, gateway, requests["logistic", 1, False], mirror=on)
+        yield _Case(told, gateway, requests["logistic", 1, "unexposed"], mirror=on)
 
 
 def _measured(cases: Sequence[_Case], seconds: float, rounds: int) -> list[Series]:
@@ -125,7 +134,9 @@ def _measured(cases: Sequence[_Case], seconds: float, rounds: int) -> list[Serie
             told, server = case.told, case.server
             if case.mirror is not None:
                 server.expose(mirror=case.mirror)
-            one = load.drive(server.url, server.pids, case.bodies, told.connections, seconds, told.pause_ms)
+            one = load.drive(
+                server.url, server.pids, case.bodies, told.connections, seconds, told.pause_ms, server.path
+            )
             found[place] = replace(found[place], rounds=[*found[place].rounds, one])
             print(
                 f"{told.model:9} {told.server:22} {told.rows:4} row(s) {told.connections:3} connection(s) "

@@ -49,7 +49,7 @@ def test_a_lock_satisfies_the_project(lock: str) -> None:
             )
 
 
-@pytest.mark.parametrize("lock", [*LOCKS, "uv"])
+@pytest.mark.parametrize("lock", [*LOCKS, "uv", "mlserver"])
 def test_every_pin_of_a_lock_is_exact_and_hashed(lock: str) -> None:
     pins = _pins(lock)
     assert pins
@@ -58,7 +58,7 @@ def test_every_pin_of_a_lock_is_exact_and_hashed(lock: str) -> None:
         assert "--hash=sha256:" in entry, str(pin)
 
 
-@pytest.mark.parametrize("lock", [*LOCKS, "uv"])
+@pytest.mark.parametrize("lock", [*LOCKS, "uv", "mlserver"])
 def test_a_lock_names_no_registry_and_no_path(lock: str) -> None:
     text = (REPO / "requirements" / f"{lock}.txt").read_text()
     assert not re.findall(r"https?://|file:|--(?:extra-)?index-url|--find-links|(?:^|\s)/\w+", text)
@@ -68,6 +68,11 @@ def test_production_runs_the_versions_that_the_tests_ran() -> None:
     tested = {(pin.name, str(pin.marker)): pin.specifier for pin, _ in _pins("dev")}
     for pin, _ in _pins("production"):
         assert tested.get((pin.name, str(pin.marker)), pin.specifier) == pin.specifier
+
+
+def test_what_is_measured_against_reads_the_same_models() -> None:
+    ours, theirs = ({pin.name: str(pin.specifier) for pin, _ in _pins(lock)} for lock in ("dev", "mlserver"))
+    assert theirs["scikit-learn"] == ours["scikit-learn"]
 
 
 def test_the_build_backend_is_locked_because_the_editable_install_is_not_isolated() -> None:

@@ -18,7 +18,7 @@ local requests, turn = {}, 0
 function init(arguments)
   local headers = {["Content-Type"] = "application/json"}
   for body in io.lines(arguments[1]) do
-    requests[#requests + 1] = wrk.format("POST", "/invocations", headers, body)
+    requests[#requests + 1] = wrk.format("POST", arguments[2], headers, body)
   end
 end
 function request()
@@ -47,7 +47,7 @@ def write_bodies(path: Path, bodies: Sequence[bytes]) -> Path:
 
 
 def start(
-    url: str, bodies: Path, connections: int, seconds: float, pause_ms: int = 0
+    url: str, bodies: Path, connections: int, seconds: float, pause_ms: int = 0, path: str = "/invocations"
 ) -> subprocess.Popen[str]:
     """Start to ask.
 
@@ -57,6 +57,7 @@ def start(
         connections: How many wait for an answer at once, all kept open.
         seconds: For how long.
         pause_ms: How long each of them rests before it asks again.
+        path: Where it answers.
     """
     script = bodies.with_suffix(f".{pause_ms}.lua")
     script.write_text(
@@ -72,7 +73,7 @@ def start(
         "-s",
         str(script),
     ]
-    return subprocess.Popen([*command, url, str(bodies)], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([*command, url, str(bodies), path], stdout=subprocess.PIPE, text=True)
 
 
 def ended(asking: subprocess.Popen[str]) -> dict[str, float]:
@@ -85,7 +86,13 @@ def ended(asking: subprocess.Popen[str]) -> dict[str, float]:
 
 
 def drive(
-    url: str, pids: Sequence[int], bodies: Path, connections: int, seconds: float, pause_ms: int = 0
+    url: str,
+    pids: Sequence[int],
+    bodies: Path,
+    connections: int,
+    seconds: float,
+    pause_ms: int = 0,
+    path: str = "/invocations",
 ) -> Round:
     """Ask for some seconds and return what came of it; see `start`.
 
@@ -93,7 +100,7 @@ def drive(
         pids: The server's processes, whose CPU time is counted.
     """
     before = cpu_seconds(pids)
-    counted = ended(start(url, bodies, connections, seconds, pause_ms))
+    counted = ended(start(url, bodies, connections, seconds, pause_ms, path))
     return as_round(counted, cpu_seconds(pids) - before)
 
 

@@ -6,13 +6,14 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 import psutil
 
+from bench.performance import mlserver
 from bench.performance.models import Served, exposure, register, write_specs
 from understudy.exposure import publish
 from understudy.processes.ports import HeldPort
@@ -24,19 +25,21 @@ _START_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers ``/invocations``.
+    """A server that scores.
 
     Attributes:
         process: Its process.
         url: Its address.
         home: Its state, if it is a gateway.
         model: What it serves.
+        path: Where it answers.
     """
 
     process: Process
     url: str
     home: Path
     model: str
+    path: str = "/invocations"
 
     @property
     def pids(self) -> list[int]:
@@ -105,6 +108,20 @@ class Servers:
         name = f"bare-{model}-{'compiled' if compiled else 'sklearn'}"
         return self._started(model, name, lambda port: [*module, str(port), *given])
 
+    def mlserver(self, model: str) -> Server:
+        """Start MLServer."""
+        executable = mlserver.install(self._folder / "mlserver-environment")
+        name = f"mlserver-{model}"
+        grpc = self._stops.enter_context(HeldPort())
+
+        def command(port: int) -> list[str]:
+            mlserver.write_settings(self._folder / name, model, self.served[model].pickle, port, grpc.number)
+            grpc.hand_over()
+            return [str(executable), "start", str(self._folder / name)]
+
+        server = self._started(model, name, command, ready=f"/v2/models/{model}/ready")
+        return replace(server, path=mlserver.mlserver_path(model))
+
     def gateway(self, model: str, *options: str, without: str | None = None) -> Server:
         """Start a gateway that exposes a quarter of the units.
 
@@ -124,7 +141,9 @@ class Servers:
         """Return the environment in which commands belong to a gateway."""
         return self._stack.env() | {"UNDERSTUDY_HOME": str(server.home)}
 
-    def _started(self, model: str, name: str, command: Callable[[int], Sequence[str]]) -> Server:
+    def _started(
+        self, model: str, name: str, command: Callable[[int], Sequence[str]], ready: str = "/ping"
+    ) -> Server:
         port = self._stops.enter_context(HeldPort())
         home = self._folder / name
         home.mkdir()
@@ -133,7 +152,7 @@ class Servers:
         port.hand_over()
         process = Process(name, command(port.number), env=env, log=self._folder / f"{name}.log", cwd=home)
         self._stops.enter_context(process)
-        process.wait_ready(lambda: _answers(f"{port.url}/ping"), _START_SECONDS)
+        process.wait_ready(lambda: _answers(f"{port.url}{ready}"), _START_SECONDS)
         return Server(process, port.url, home, model)
 
 

@@ -14,7 +14,14 @@ from bench.performance.series import Measured, Return, Rollbacks, Round, Sample,
 from bench.performance.trend import trends
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PEERS = ("mlflow models serve", "bare, scikit-learn", "bare, compiled", "gateway", "gateway, not compiled")
+PEERS = (
+    "mlflow models serve",
+    "MLServer",
+    "bare, scikit-learn",
+    "bare, compiled",
+    "gateway",
+    "gateway, not compiled",
+)
 PARTS = ("gateway", "without routing", "without event log")
 FAST, SLOW = Round(1000.0, 1.0, 2.0, 100.0), Round(10.0, 100.0, 200.0, 10_000.0)
 
@@ -99,10 +106,10 @@ def test_the_share_of_a_part_is_what_of_the_request_goes_without_it(cpu: float, 
     assert goal.met is met
 
 
-def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
-    (goal,) = judged(serving(), "MLServer")
-    assert (goal.found, goal.met) == (None, None)
-    assert ">= 2 x | not measured |" in report.text(Measured(serving=serving()))
+@pytest.mark.parametrize(("rate", "met"), [(1.99, False), (2.0, True)])
+def test_a_gateway_has_to_be_twice_as_fast_as_mlserver(rate: float, met: bool) -> None:
+    found = judged(serving(replace(FAST, rate=rate), replace(FAST, rate=1.0)), "MLServer")
+    assert [goal.met for goal in found] == [met] * 3
 
 
 def test_growth_is_told_from_noise_and_extrapolated() -> None:

@@ -230,13 +230,13 @@ class Connection(HttpToolsProtocol):
             or self.transport.is_closing()
         ):
             return False
+        self._answered_at = self.loop.time()  # which it is about to be
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_handler()
         if not self._takes(data, known[0], data[end:]):
             self._asked_already = True
             return False
         self._began = None
-        self._answered_at = self.loop.time()  # which it is about to be
-        if self.timeout_keep_alive_task is None:
-            self.timeout_keep_alive_handler()
         return True
 
     def _learn(self, data: bytes, scope: Mapping[str, Any], length: int) -> None:
