@@ -280,5 +280,6 @@ def _write_log(folder: Path, first: int, count: int) -> None:
                 for value in (f"e{number}", at, arm, "1", name, cohorts, rng.random(), 3.0, None, False, None)
             ]
             line = RequestLine(f"r{number}", None, at, "bench", "run", 1, 1, *row, ["hour"], [[number % 24]])
-            requests.write(encode(line))
-            outcomes.write(encode(OutcomeLine(f"e{number}", 1.0, {"sales": rng.random()}, at + 1, at + 1)))
+            requests.write(encode([line]))
+            told = OutcomeLine(f"e{number}", 1.0, {"sales": rng.random()}, at + 1, at + 1)
+            outcomes.write(encode([told]))

@@ -101,7 +101,7 @@ def test_the_page_names_every_table_and_every_column_of_a_line(installation: Pat
         assert f"| `{table}` |" in PAGE
     (row,) = answered("events", "query", RUN, "FROM requests LIMIT 1")["rows"]
     (line,) = blocks("json")
-    written = encode(lines_of("requests", [request(1)])[0]).decode()
+    written = encode(lines_of("requests", [request(1)])).decode()
     for name in row:
         assert f"`{name}`" in PAGE, name
     assert set(re.findall(r'"(\w+)":', line)) - {"origin"} == set(re.findall(r'"(\w+)":', written)) - {

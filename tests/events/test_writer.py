@@ -67,7 +67,7 @@ def test_a_request_is_one_line_and_counts_as_its_rows(tmp_path: Path) -> None:
 
 
 def test_a_full_segment_is_followed_by_the_next(tmp_path: Path) -> None:
-    writer = EventWriter(tmp_path, "m", "outcomes", segment_bytes=3 * len(encode(told(1))))
+    writer = EventWriter(tmp_path, "m", "outcomes", segment_bytes=3 * len(encode([told(1)])))
     for number in range(10):
         writer.append([told(number)])
     assert len(segments(tmp_path)) == 4
@@ -137,7 +137,7 @@ def test_a_segment_that_is_open_is_locked_until_its_process_ends(tmp_path: Path)
     ],
 )
 def test_every_value_becomes_one_line_of_strict_json(tmp_path: Path, value: object, kept: object) -> None:
-    text = encode(lines_of("requests", [{"features": {"value": value}}])[0]).decode()
+    text = encode(lines_of("requests", [{"features": {"value": value}}])).decode()
     assert text.count("\n") == 1
     assert "NaN" not in text
     assert json.loads(text)["features"] == [[kept]]

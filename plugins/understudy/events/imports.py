@@ -209,10 +209,10 @@ class _Spool:
         return self._digest.hexdigest()[:32]
 
     def add(self, line: OutcomeLine) -> None:
-        data = encode(line)
+        data = encode([line])
         if self._size + len(data) > self._most:
             self.end()
-        self._digest.update(encode(msgspec.structs.replace(line, received_at=0.0)))
+        self._digest.update(encode([msgspec.structs.replace(line, received_at=0.0)]))
         self._waiting.append(data)
         self._size += len(data)
         self.outcomes += 1

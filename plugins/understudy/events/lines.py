@@ -109,15 +109,17 @@ _BY_ROW = RequestLine.__struct_fields__[7:-2]
 Line = RequestLine | MirroredRow | OutcomeLine
 
 
-def encode(line: Line) -> bytes:
-    """Return a line as JSON with its newline.
+def encode(lines: Sequence[Line]) -> bytes:
+    """Return lines as JSON, each with its newline.
 
     Numbers that are not finite become null, and half a surrogate pair, which is no text, becomes U+FFFD.
     """
     try:
-        return _encoder.encode(line) + b"\n"
+        return _encoder.encode_lines(lines)
     except UnicodeEncodeError:
-        return _encoder.encode(_readable(msgspec.to_builtins(line, enc_hook=_plain))) + b"\n"
+        return _encoder.encode_lines(
+            [_readable(msgspec.to_builtins(line, enc_hook=_plain)) for line in lines]
+        )
 
 
 def _readable(value: Any) -> Any:

@@ -92,7 +92,7 @@ class EventWriter:
         """
         if not lines:
             return
-        data = b"".join(map(encode, lines))
+        data = encode(lines)
         events = sum(len(line.event_id) if isinstance(line, RequestLine) else 1 for line in lines)
         with self._lock:
             try:
