@@ -12,6 +12,7 @@ import psutil
 
 from tests.lifecycle.conftest import World, flights
 from tests.lifecycle.test_with_gateway import STAGE, ask
+from tests.logged import events_of
 from tests.servers import RunningGateway, start_gateway, wait_until
 from understudy import lifecycle
 from understudy.store.runs import RunState
@@ -19,7 +20,7 @@ from understudy.store.runs import RunState
 
 def errors_of_challenger(gateway: RunningGateway) -> Counter[str]:
     lines = [json.loads(line) for path in gateway.events.glob("requests/*") for line in path.open()]
-    rows = [one for line in lines for one in line["rows"] if one["arm"] == "challenger"]
+    rows = [one for line in lines for one in events_of(line) if one["arm"] == "challenger"]
     return Counter(str(one["error"]).partition(":")[0] for one in rows)
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from tests.lifecycle.conftest import World, flights
+from tests.logged import events_of
 from tests.servers import RunningGateway, start_gateway, wait_until
 from understudy import lifecycle, rollback
 from understudy.errors import StepNotPassed
@@ -113,7 +114,7 @@ def test_live_requests_are_mirrored_and_nobody_sees_the_challengers_answers(
     assert verdict["outcome"] == "PASS"
     assert "mirrored live requests, " in verdict["sentence"]
     lines = [json.loads(line) for path in gateway.events.glob("requests/*") for line in path.open()]
-    arms = {row["arm"] for line in lines for row in line["rows"]}
+    arms = {row["arm"] for line in lines for row in events_of(line)}
     assert arms == {"unexposed"}
     wait_until(lambda: gateway.status()["challenger"] is None, "the gateway to follow the end of the mirror")
     shown = gateway.status()
