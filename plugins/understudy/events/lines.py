@@ -103,8 +103,9 @@ class OutcomeLine(msgspec.Struct, frozen=True, gc=False):
     received_at: float
 
 
-_SHARED = RequestLine.__struct_fields__[:7]
-_BY_ROW = RequestLine.__struct_fields__[7:-2]
+_FIELDS = RequestLine.__struct_fields__
+_SHARED = _FIELDS[: _FIELDS.index("event_id")]
+_BY_ROW = _FIELDS[_FIELDS.index("event_id") : _FIELDS.index("columns")]
 
 Line = RequestLine | MirroredRow | OutcomeLine
 

@@ -10,9 +10,9 @@ from understudy.events.writer import EventsUnwritable
 from understudy.gateway.request_log import RequestLog, Served
 from understudy.gateway.scoring import Answered
 
-__all__ = ["GroupCommit", "Told"]
+__all__ = ["GroupCommit", "Done"]
 
-Told = Callable[[bool | None], None]
+Done = Callable[[bool | None], None]
 """Called with whether a line is in the log; with nothing where it could not be made."""
 
 # More would only push each other out of the processor's cache.
@@ -23,8 +23,8 @@ _log = logging.getLogger(__name__)
 class GroupCommit:
     """Collects the answers of a turn of the event loop and writes their lines at its end.
 
-    Under load many requests arrive in one turn, and one write for all of them costs little more than one for each. No caller
-    waits longer for it: what is written to connections leaves at the end of a turn too.
+    Under load many requests arrive in one turn. One write for all of them, by code that runs for one after the other, costs much
+    less than doing it all anew for each; the first of a turn waits for the last.
 
     Args:
         log: The log.
@@ -33,9 +33,9 @@ class GroupCommit:
     def __init__(self, log: RequestLog) -> None:
         self._log = log
         self._rows = 0
-        self._waiting: list[tuple[Served, Answered, Told]] = []
+        self._waiting: list[tuple[Served, Answered, Done]] = []
 
-    def add(self, served: Served, answered: Answered, told: Told) -> None:
+    def add(self, served: Served, answered: Answered, told: Done) -> None:
         """Write the line of an answer at the end of this turn, or at once if much waits.
 
         Args:

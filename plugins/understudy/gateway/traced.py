@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from mlflow.exceptions import MlflowException
 
@@ -69,14 +70,7 @@ class TracedGateway(Gateway):
                 rejected = error
         raise rejected
 
-    def invoke_now(
-        self,
-        body: bytes,
-        content_type: str | None,
-        request_id: str,
-        headers: Mapping[str, str],
-        tell: Callable[[Reply | None], None],
-    ) -> bool:
+    def invoke_now(self, *_: Any, **__: Any) -> bool:
         """Leave every request to `invoke`, which makes its span."""
         return False
 
