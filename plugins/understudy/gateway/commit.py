@@ -10,7 +10,7 @@ from understudy.events.writer import EventsUnwritable
 from understudy.gateway.request_log import RequestLog, Served
 from understudy.gateway.scoring import Answered
 
-__all__ = ["GroupCommit", "Done"]
+__all__ = ["Done", "GroupCommit"]
 
 Done = Callable[[bool | None], None]
 """Called with whether a line is in the log; with nothing where it could not be made."""
