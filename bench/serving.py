@@ -7,6 +7,7 @@ ratios. The load comes from wrk on the same machine over connections that stay o
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -134,6 +135,7 @@ def _measured(cases: Sequence[_Case], seconds: float, rounds: int) -> list[Serie
             told, server = case.told, case.server
             if case.mirror is not None:
                 server.expose(mirror=case.mirror)
+            os.sync()  # or the events of one server are written to the disk at the cost of the next
             one = load.drive(
                 server.url, server.pids, case.bodies, told.connections, seconds, told.pause_ms, server.path
             )

@@ -18,7 +18,7 @@ from understudy.gateway.routing import Envelopes, Route
 def _without_routing() -> None:
     """Give every row the same unit, name and arm, unseen; the log still makes a pseudonym for each."""
 
-    def envelopes(batch: Any, traffic: Any, headers: Any, received_at: float) -> Envelopes:
+    def envelopes(batch: Any, traffic: Any, headers: Any, received_at: float, request_id: str) -> Envelopes:
         size = batch.size
         return Envelopes(["unit"] * size, ["event"] * size, [received_at] * size, [{}] * size)
 

@@ -215,7 +215,7 @@ def arms(model: str, units: Iterable[str | None], split: tuple[int, int, int]) -
     found = []
     for unit in units:
         # As bytes: the hash takes the whole process down on a text that is not Unicode, such as a lone surrogate.
-        hashed = mmh3.hash((model + (unit or "")).encode("utf-8", "surrogatepass"), signed=False)
+        hashed = mmh3.mmh3_32_uintdigest((model + (unit or "")).encode("utf-8", "surrogatepass"))
         bucket = (hashed * TOTAL_WEIGHT) >> 32
         seen = unit and not edge <= bucket < control
         found.append((CHALLENGER if bucket < edge else CONTROL) if seen else UNEXPOSED)

@@ -37,6 +37,22 @@ def test_a_killed_gateway_leaves_complete_lines_and_the_next_one_goes_on_in_a_ne
     assert len(list(segment.parent.glob("*.jsonl"))) == 2
 
 
+def test_an_event_without_a_name_has_the_id_that_the_answer_tells_unless_the_client_may_use_that_again(
+    gateway: RunningGateway,
+) -> None:
+    nameless = [
+        {name: value for name, value in row(number).items() if name != "event_id"} for number in (1, 2)
+    ]
+    answer = gateway.client.post("/invocations", json=split(nameless))
+    told = answer.headers["x-request-id"]
+    assert [event["event_id"] for event in logged(gateway)[-2:]] == [told, f"{told}-1"]
+    for _ in range(2):
+        gateway.client.post("/invocations", json=split(nameless), headers={"x-request-id": "mine"})
+    events = logged(gateway)[-4:]
+    assert {event["request_id"] for event in events} == {"mine"}
+    assert len({event["event_id"] for event in events}) == 4
+
+
 def test_a_polite_stop_answers_what_is_under_way_and_ends_with_success(
     gateway_with: Callable[..., Any],
 ) -> None:

@@ -124,7 +124,7 @@ def outcome(
 def told(batch: Batch) -> Any:
     """Return what is logged about a request's rows; names that were made up are left out."""
     try:
-        found = read_envelopes(batch, TRAFFIC, {}, 9.0)
+        found = read_envelopes(batch, TRAFFIC, {}, 9.0, "made-up-id")
     except Exception as error:
         return type(error).__name__, str(error)
     names, features = batch.table(HIDDEN)

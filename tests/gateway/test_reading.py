@@ -62,14 +62,14 @@ def test_a_challengers_answers_must_have_the_champions_shape_and_be_numbers(
 
 def test_a_csv_unit_keeps_its_leading_zeros() -> None:
     batch = csv_batch("tail,id,time,origin,distance\n007,1,5.5,JFK,10\n,2,,LGA,20\n")
-    told = read_envelopes(batch, TRAFFIC, {}, received_at=9.0)
+    told = read_envelopes(batch, TRAFFIC, {}, 9.0, "r")
     assert (told.units, told.event_ids, told.event_times) == (["007", ""], ["1", "2"], [5.5, 9.0])
     assert told.cohorts[0] == {"origin": "JFK"}
 
 
 def test_a_private_column_is_no_cohort_and_a_number_is_a_unit() -> None:
     batch = json_batch({"dataframe_records": [{"tail": 7, "pilot": "Ann", "origin": None}]})
-    told = read_envelopes(batch, TRAFFIC, {}, received_at=9.0)
+    told = read_envelopes(batch, TRAFFIC, {}, 9.0, "r")
     assert (told.units, told.cohorts) == (["7"], [{"origin": ""}])
     assert {"7", "Ann"} <= secrets_in(batch, TRAFFIC, {})
 
@@ -95,7 +95,7 @@ def test_contained_rows_and_rows_that_name_no_cohort_go_to_the_champion(
     for name, origin in origins.items():
         # The unit is one that sees the challenger.
         record = {"tail": "N7500AA", "pilot": "Bob"} | ({} if origin is ... else {"origin": origin})
-        envelopes = read_envelopes(json_batch({"dataframe_records": [record]}), TRAFFIC, {}, received_at=9.0)
+        envelopes = read_envelopes(json_batch({"dataframe_records": [record]}), TRAFFIC, {}, 9.0, "r")
         exposure = Exposure("flight-delay", 7, "1", "2", "run", 1, 50.0, 2_000_000_000, contained=contained)
         (arm,) = route(exposure, envelopes, 9.0, counted=True).arms
         assert arm in (CHALLENGER, UNEXPOSED)

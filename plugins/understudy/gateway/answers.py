@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from itertools import chain
 from numbers import Real
 from typing import Any
 
@@ -39,17 +39,12 @@ def logged_numbers(answers: Sequence[Any]) -> tuple[Sequence[float | None], Iter
     kinds = set(map(type, answers))
     if kinds == {float} and math.isfinite(sum(answers)):
         return answers, [True] * len(answers)
-    if kinds == {list} and len(answers[0]) in (1, 2):
-        with suppress(ValueError):  # they are not of one length
-            columns = list(zip(*answers, strict=True))
-            if all(map(_finite_floats, columns)):
-                return columns[-1], [True] * len(answers)
+    if kinds == {list} and (width := len(answers[0])) in (1, 2) and set(map(len, answers)) == {width}:
+        numbers = list(chain.from_iterable(answers))
+        # A sum is finite only if every part of it is.
+        if set(map(type, numbers)) == {float} and math.isfinite(sum(numbers)):
+            return numbers[width - 1 :: width], [True] * len(answers)
     return list(map(logged_number, answers)), [answer is None or finite(answer) for answer in answers]
-
-
-def _finite_floats(numbers: Sequence[Any]) -> bool:
-    # A sum is finite only if every part of it is.
-    return set(map(type, numbers)) == {float} and math.isfinite(sum(numbers))
 
 
 def finite(answer: Any) -> bool:

@@ -199,7 +199,7 @@ class Gateway:
         headers: Mapping[str, str],
     ) -> Served:
         """Decide what is served to whom."""
-        envelopes = read_envelopes(batch, self.config.traffic, headers, received_at)
+        envelopes = read_envelopes(batch, self.config.traffic, headers, received_at, request_id)
         return Served(
             request_id,
             trace_id_of(headers.get("traceparent")),
