@@ -7,7 +7,6 @@ ratios. The load comes from wrk on the same machine over connections that stay o
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -107,18 +106,18 @@ def _peers(servers: Servers, model: str, requests: Requests) -> Iterator[_Case]:
 
 
 def _parts(servers: Servers, peers: Sequence[_Case], requests: Requests) -> Iterator[_Case]:
-    """Return the gateway with and without each part, side by side."""
-    model = "logistic"
-    whole = next(case.server for case in peers if (case.told.server, case.told.model) == ("gateway", model))
-    gateways = {
-        "gateway": whole,
-        "without routing": servers.gateway(model, without="routing"),
-        "without event log": servers.gateway(model, without="log"),
-    }
-    for rows in ROWS:
-        for label, server in gateways.items():
-            yield _Case(Series(label, model, rows, 8), server, requests[model, rows, "unexposed"])
-    yield _Case(Series("challenger's units", model, 1, 8), whole, requests[model, 1, "exposed"])
+    """Return each model's gateway with and without each part, side by side."""
+    whole = {case.told.model: case.server for case in peers if case.told.server == "gateway"}
+    for model, server in whole.items():
+        gateways = {
+            "gateway": server,
+            "without routing": servers.gateway(model, without="routing"),
+            "without event log": servers.gateway(model, without="log"),
+        }
+        for rows, (label, gateway) in product(ROWS, gateways.items()):
+            yield _Case(Series(label, model, rows, 8), gateway, requests[model, rows, "unexposed"])
+    exposed = requests["logistic", 1, "exposed"]
+    yield _Case(Series("challenger's units", "logistic", 1, 8), whole["logistic"], exposed)
 
 
 def _mirrored(gateway: Server, requests: Requests) -> Iterator[_Case]:
@@ -135,7 +134,7 @@ def _measured(cases: Sequence[_Case], seconds: float, rounds: int) -> list[Serie
             told, server = case.told, case.server
             if case.mirror is not None:
                 server.expose(mirror=case.mirror)
-            os.sync()  # or the events of one server are written to the disk at the cost of the next
+            server.forget_events()
             one = load.drive(
                 server.url, server.pids, case.bodies, told.connections, seconds, told.pause_ms, server.path
             )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from bench.performance.series import Series, Serving
 
 _MODELS = {"logistic": "logistic regression", "boosting": "gradient boosting"}
+_PARTS = (("without routing", "routing", 10.0), ("without event log", "event log", 15.0))
 _BATCH = 100
 
 
@@ -90,15 +92,13 @@ def _compiled(serving: Serving) -> Iterator[Goal]:
 
 
 def _parts(serving: Serving) -> Iterator[Goal]:
-    for label, part, asked in (
-        ("without routing", "routing", 10.0),
-        ("without event log", "event log", 15.0),
-    ):
-        for rows in (1, _BATCH):
-            kind = "single rows" if rows == 1 else f"batches of {rows}"
-            share = _share(_of(serving.parts, "gateway", rows), _of(serving.parts, label, rows))
-            yield _at_most(f"share of the {part} in the CPU time of a request, {kind}", asked, share, "%")
-    on, off = _of(serving.parts, "mirror on", 1), _of(serving.parts, "mirror off", 1)
+    for (label, part, asked), (model, title), rows in product(_PARTS, _MODELS.items(), (1, _BATCH)):
+        kind = "single rows" if rows == 1 else f"batches of {rows}"
+        share = _share(_of(serving, "gateway", rows, model), _of(serving, label, rows, model))
+        yield _at_most(
+            f"share of the {part} in the CPU time of a request, {title}, {kind}", asked, share, "%"
+        )
+    on, off = _of(serving, "mirror on"), _of(serving, "mirror off")
     yield _at_most("share of the mirror in the CPU time of a champion's request", 10.0, _share(on, off), "%")
     longer = 100 * (on.against(off, "p99_ms") - 1)
     yield _at_most("the champion's p99 with the mirror on, longer by", 10.0, longer, "%")
@@ -118,8 +118,8 @@ def _pair(serving: Serving, model: str, rows: int, connections: int, other: str)
     return found["gateway"], found[other]
 
 
-def _of(parts: list[Series], label: str, rows: int) -> Series:
-    return next(one for one in parts if (one.server, one.rows) == (label, rows))
+def _of(serving: Serving, label: str, rows: int = 1, model: str = "logistic") -> Series:
+    return next(one for one in serving.parts if (one.server, one.rows, one.model) == (label, rows, model))
 
 
 def _at_least(what: str, asked: float, found: float) -> Goal:
