@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.performance import load, models
 from bench.performance.mlserver import mlserver_bodies
 from bench.performance.report import DOCS, made, store
-from bench.performance.series import Series, Serving
+from bench.performance.series import Round, Series, Serving
 from bench.performance.servers import Server, Servers, start_servers
 
 CONNECTIONS = (1, 8, 32)
@@ -44,13 +44,13 @@ class _Case:
     mirror: bool | None = None
 
 
-def main(seconds: float = 3.0, rounds: int = 3, docs: Path = DOCS) -> None:
+def main(seconds: float = 2.0, rounds: int = 3, docs: Path = DOCS) -> None:
     """Measure, print one line a measurement, and write the report.
 
     Args:
         seconds: Length of one measurement.
-        rounds: How often each is made; twice as often for the parts, whose differences are small. The mirror is measured three
-            times as long and often: its load is light, and a p99 of few requests is luck.
+        rounds: How often each is made; twice as often for the parts, whose differences are small, and nine times as often for the
+            mirror, whose load is light and varies most.
         docs: Where the report goes.
     """
     if why := load.missing():
@@ -67,7 +67,7 @@ def main(seconds: float = 3.0, rounds: int = 3, docs: Path = DOCS) -> None:
         found = Serving(
             made=made("serving", seconds=seconds, rounds=rounds),
             peers=_measured(peers, seconds, rounds),
-            parts=_measured(parts, seconds, 2 * rounds) + _measured(mirrored, 3 * seconds, 3 * rounds),
+            parts=_measured(parts, seconds, 2 * rounds) + _measured(mirrored, seconds, 9 * rounds),
             memory={f"{case.told.server}, {case.told.model}": _memory(case.server) for case in peers},
         )
     store(docs, found)
@@ -134,10 +134,10 @@ def _measured(cases: Sequence[_Case], seconds: float, rounds: int) -> list[Serie
             told, server = case.told, case.server
             if case.mirror is not None:
                 server.expose(mirror=case.mirror)
+            elif server.logs:
+                _driven(case, seconds)  # what it logs in this time is the memory for what it logs in the next
             server.forget_events()
-            one = load.drive(
-                server.url, server.pids, case.bodies, told.connections, seconds, told.pause_ms, server.path
-            )
+            one = _driven(case, seconds)
             found[place] = replace(found[place], rounds=[*found[place].rounds, one])
             print(
                 f"{told.model:9} {told.server:22} {told.rows:4} row(s) {told.connections:3} connection(s) "
@@ -146,6 +146,13 @@ def _measured(cases: Sequence[_Case], seconds: float, rounds: int) -> list[Serie
                 flush=True,
             )
     return found
+
+
+def _driven(case: _Case, seconds: float) -> Round:
+    told, server = case.told, case.server
+    return load.drive(
+        server.url, server.pids, case.bodies, told.connections, seconds, told.pause_ms, server.path
+    )
 
 
 def _memory(server: Server) -> dict[str, float]:

@@ -56,9 +56,9 @@ count of its processes.
 - **gateway** answers with MLflow's protocol, decides the arm of every unit, and logs every row as an event before it answers. A
   quarter of the units see a challenger; the units of these requests do not.
 
-What a gateway has logged is deleted before it is measured again, and its next pages get that memory. On a virtual machine whose
-host has yet to find the memory, the kernel's part of a batch of 100 rows was 155 us instead of 45 us: a trait of the machine and
-not of the gateway.
+A gateway is warmed up for as long as it is measured, and what it logged meanwhile is deleted, so that the pages of its log get
+memory that this machine has already. Where the host of the virtual machine had yet to find it, the kernel's part of a batch of
+100 rows was 155 us instead of 45 us: a trait of the machine and not of the gateway.
 """
 _PARTS = """### What each part costs
 

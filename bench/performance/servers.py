@@ -62,13 +62,21 @@ class Server:
             found: dict[str, Any] = json.load(answer)
         return found
 
+    @property
+    def logs(self) -> bool:
+        """Whether it is a gateway that has logged something."""
+        return any(self._segments())
+
     def forget_events(self) -> None:
         """Delete what a gateway has logged, so that what it logs next gets memory that this machine already has.
 
         Memory that the host of a virtual machine has yet to find is as slow to get as the whole of a request.
         """
-        for segment in self.home.glob("events/**/*.jsonl"):
+        for segment in self._segments():
             segment.unlink()
+
+    def _segments(self) -> Iterator[Path]:
+        return self.home.glob("events/**/*.jsonl")
 
     def expose(self, *, mirror: bool = False) -> None:
         """Expose a quarter of the units to version 2 and wait until that is served."""

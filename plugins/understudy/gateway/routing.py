@@ -94,7 +94,7 @@ def route(exposure: Exposure, envelopes: Envelopes, now: float, *, counted: bool
     """
     units = envelopes.units
     live = exposure.live(now)
-    if (exposure.exposed and not live) or not counted:
+    if not counted or (not live and exposure.exposed):
         return Route((UNEXPOSED,) * len(units), None, 0)
     if not live:
         decided = [UNEXPOSED] * len(units)
@@ -132,14 +132,13 @@ def _texts(batch: Batch, name: str | None, otherwise: str) -> list[str]:
     column = batch.column(name) if name else None
     if column is None:
         return [otherwise] * batch.size
-    if all(map(_usual, column)):
+    for value in column:
+        # The usual: a text that every part of the product takes as it is.
+        if type(value) is not str or not value or not value.isascii():
+            break
+    else:
         return column
     return [_text(value, name, row) or otherwise for row, value in enumerate(column)]
-
-
-def _usual(value: Any) -> bool:
-    """Tell whether a value is a text that every part of the product takes as it is."""
-    return type(value) is str and value != "" and value.isascii()
 
 
 def _text(value: Any, name: str | None, row: int) -> str:
