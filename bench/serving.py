@@ -14,12 +14,14 @@ from itertools import product
 from pathlib import Path
 
 from bench.performance import load, models
+from bench.performance.memory import own_memory
 from bench.performance.mlserver import mlserver_bodies
 from bench.performance.report import DOCS, made, store
-from bench.performance.series import Round, Series, Serving
+from bench.performance.series import Series, Serving
 from bench.performance.servers import Server, Servers, start_servers
 
 CONNECTIONS = (1, 8, 32)
+PARTS = {"gateway": "", "without routing": "routing", "without event log": "log"}
 ROWS = {1: 4096, 100: 64}
 """Rows of a request, and how many such requests are sent in turn."""
 
@@ -36,12 +38,14 @@ class _Case:
         server: The server.
         bodies: What it is asked.
         mirror: Whether its mirror is on; nothing leaves it as it is.
+        without: The part that it goes without; nothing where none can be taken out.
     """
 
     told: Series
     server: Server
     bodies: Path
     mirror: bool | None = None
+    without: str | None = None
 
 
 def main(seconds: float = 2.0, rounds: int = 3, docs: Path = DOCS) -> None:
@@ -58,14 +62,15 @@ def main(seconds: float = 2.0, rounds: int = 3, docs: Path = DOCS) -> None:
         return
     with (
         tempfile.TemporaryDirectory(prefix="understudy-bench-") as folder,
+        own_memory() as memory,
         start_servers(Path(folder), tuple(models.MODELS)) as servers,
     ):
         requests = _requests(Path(folder))
         peers = [case for model in models.MODELS for case in _peers(servers, model, requests)]
         parts = list(_parts(servers, peers, requests))
-        mirrored = list(_mirrored(parts[0].server, requests))
+        mirrored = list(_mirrored(parts[-1].server, requests))
         found = Serving(
-            made=made("serving", seconds=seconds, rounds=rounds),
+            made=made("serving", seconds=seconds, rounds=rounds) | {"memory": memory},
             peers=_measured(peers, seconds, rounds),
             parts=_measured(parts, seconds, 2 * rounds) + _measured(mirrored, seconds, 9 * rounds),
             memory={f"{case.told.server}, {case.told.model}": _memory(case.server) for case in peers},
@@ -106,18 +111,16 @@ def _peers(servers: Servers, model: str, requests: Requests) -> Iterator[_Case]:
 
 
 def _parts(servers: Servers, peers: Sequence[_Case], requests: Requests) -> Iterator[_Case]:
-    """Return each model's gateway with and without each part, side by side."""
-    whole = {case.told.model: case.server for case in peers if case.told.server == "gateway"}
-    for model, server in whole.items():
-        gateways = {
-            "gateway": server,
-            "without routing": servers.gateway(model, without="routing"),
-            "without event log": servers.gateway(model, without="log"),
-        }
-        for rows, (label, gateway) in product(ROWS, gateways.items()):
-            yield _Case(Series(label, model, rows, 8), gateway, requests[model, rows, "unexposed"])
-    exposed = requests["logistic", 1, "exposed"]
-    yield _Case(Series("challenger's units", "logistic", 1, 8), whole["logistic"], exposed)
+    """Return each model's gateway with and without each part, by turns in one process."""
+    for model in models.MODELS:
+        gateway = servers.gateway(model, without="any")
+        for rows, (label, part) in product(ROWS, PARTS.items()):
+            yield _Case(
+                Series(label, model, rows, 8), gateway, requests[model, rows, "unexposed"], without=part
+            )
+    whole = next(case.server for case in peers if case.told.server == "gateway")
+    exposed = requests[whole.model, 1, "exposed"]
+    yield _Case(Series("challenger's units", whole.model, 1, 8), whole, exposed)
 
 
 def _mirrored(gateway: Server, requests: Requests) -> Iterator[_Case]:
@@ -134,10 +137,11 @@ def _measured(cases: Sequence[_Case], seconds: float, rounds: int) -> list[Serie
             told, server = case.told, case.server
             if case.mirror is not None:
                 server.expose(mirror=case.mirror)
-            elif server.logs:
-                _driven(case, seconds)  # what it logs in this time is the memory for what it logs in the next
-            server.forget_events()
-            one = _driven(case, seconds)
+            if case.without is not None:
+                server.leave_out(case.without)
+            one = load.drive(
+                server.url, server.pids, case.bodies, told.connections, seconds, told.pause_ms, server.path
+            )
             found[place] = replace(found[place], rounds=[*found[place].rounds, one])
             print(
                 f"{told.model:9} {told.server:22} {told.rows:4} row(s) {told.connections:3} connection(s) "
@@ -146,13 +150,6 @@ def _measured(cases: Sequence[_Case], seconds: float, rounds: int) -> list[Serie
                 flush=True,
             )
     return found
-
-
-def _driven(case: _Case, seconds: float) -> Round:
-    told, server = case.told, case.server
-    return load.drive(
-        server.url, server.pids, case.bodies, told.connections, seconds, told.pause_ms, server.path
-    )
 
 
 def _memory(server: Server) -> dict[str, float]:

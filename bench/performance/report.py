@@ -56,15 +56,15 @@ count of its processes.
 - **gateway** answers with MLflow's protocol, decides the arm of every unit, and logs every row as an event before it answers. A
   quarter of the units see a challenger; the units of these requests do not.
 
-A gateway is warmed up for as long as it is measured, and what it logged meanwhile is deleted, so that the pages of its log get
-memory that this machine has already. Where the host of the virtual machine had yet to find it, the kernel's part of a batch of
-100 rows was 155 us instead of 45 us: a trait of the machine and not of the gateway.
+A virtual machine may give free memory back to its host. While it had to get every page of the log from there, the kernel's part
+of a batch of 100 rows was 155 us instead of 45 us: a trait of the machine, not of the gateway. `memory` says what was done
+about it.
 """
 _PARTS = """### What each part costs
 
-The gateway beside gateways with one part taken out, and beside itself with the mirror on and off. CPU is that of the gateway's
-process; the challenger has its own, at a lower priority. With a pause the load is light: each connection rests before it asks
-again, which is nearer to what a service sees.
+The gateway with one part taken out by turns, in one process, because two processes of the same program differ by as much as a
+part costs; and with the mirror on and off. CPU is that of the gateway's process; the challenger has its own, at a lower priority.
+With a pause the load is light: each connection rests before it asks again, which is nearer to what a service sees.
 """
 _SOAK = """## Soak
 

@@ -15,6 +15,7 @@ import psutil
 
 from bench.performance import mlserver
 from bench.performance.models import Served, exposure, register, write_specs
+from bench.performance.stripped import LEFT_OUT, WANTED
 from understudy.exposure import publish
 from understudy.processes.ports import HeldPort
 from understudy.processes.process import Process
@@ -62,21 +63,14 @@ class Server:
             found: dict[str, Any] = json.load(answer)
         return found
 
-    @property
-    def logs(self) -> bool:
-        """Whether it is a gateway that has logged something."""
-        return any(self._segments())
+    def leave_out(self, part: str) -> None:
+        """Take a part out, and put back the one before; for a gateway that was started with ``without="any"``.
 
-    def forget_events(self) -> None:
-        """Delete what a gateway has logged, so that what it logs next gets memory that this machine already has.
-
-        Memory that the host of a virtual machine has yet to find is as slow to get as the whole of a request.
+        Args:
+            part: ``routing``, ``log``, or empty for none.
         """
-        for segment in self._segments():
-            segment.unlink()
-
-    def _segments(self) -> Iterator[Path]:
-        return self.home.glob("events/**/*.jsonl")
+        (self.home / WANTED).write_text(part)
+        self.process.wait_ready(lambda: _text(self.home / LEFT_OUT) == part, _START_SECONDS)
 
     def expose(self, *, mirror: bool = False) -> None:
         """Expose a quarter of the units to version 2 and wait until that is served."""
@@ -144,7 +138,7 @@ class Servers:
         Args:
             model: What it serves.
             options: For its command line.
-            without: The part that it has not; see `bench.performance.stripped`.
+            without: The part that it has not, or ``any``; see `bench.performance.stripped`.
         """
         module = ["bench.performance.stripped", without] if without else ["understudy.gateway"]
         command = [sys.executable, "-m", *module, "--model", model, *options, "--port"]
@@ -185,6 +179,10 @@ def start_servers(folder: Path, models: Sequence[str]) -> Iterator[Servers]:
 def _exposes(status: dict[str, Any], generation: int) -> bool:
     ready = status["exposed"] and status["challenger_error"] is None
     return bool(ready and status["generation"] == generation)
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def _answers(url: str) -> bool:
