@@ -76,8 +76,8 @@ least squares with the residuals' own autocorrelation counted in (Newey and West
 _WHY = """What the gateway costs beyond a bare server is mostly the event log: the line of a request, with the features of all its
 rows, reaches the operating system before the answer leaves, so that no killed process takes an answered request with it. A line
 of 100 rows is 47 kB, about 100 MB a second under this load, and each row has a pseudonym that is a keyed hash. Where a model is
-as cheap as a logistic regression, that is a large part of a request; goals on batches and on the log's share that are not met
-are not met for that. The parts below show it: the same gateway without its log."""
+as cheap as these, that is a large part of a request; the goals on the log's share are not met for that. The parts below show it:
+the same gateway without its log."""
 
 
 def made(command: str, **settings: float) -> dict[str, str]:
