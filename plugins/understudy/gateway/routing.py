@@ -24,7 +24,7 @@ class Envelopes(msgspec.Struct, frozen=True):
 
     Attributes:
         units: Raw value of the randomised unit; empty where a row has none.
-        event_ids: Name of the event; where the client sent none it comes from the request's id, which the answer tells.
+        event_ids: Name of the event; where the client sent none it is the request's id, which the answer tells, if that is new.
         event_times: Unix second at which it happened; now, when the client sent none.
         cohorts: Value of each cohort column, as text.
     """
@@ -77,7 +77,7 @@ def read_envelopes(
     named = traffic.headers
     return Envelopes(
         _texts(batch, traffic.unit, _header(headers, named.unit)),
-        _event_ids(batch, traffic.event_id, _header(headers, named.event_id) or _unused(request_id, headers)),
+        _event_ids(batch, traffic, headers, request_id),
         _times(batch, traffic.event_time, headers, named.event_time, received_at),
         _cohorts(batch, traffic) if traffic.cohorts else [_NO_COHORTS] * batch.size,
     )
@@ -156,19 +156,22 @@ def _text(value: Any, name: str | None, row: int) -> str:
     return text
 
 
-def _unused(request_id: str, headers: Mapping[str, str]) -> str:
-    """Return a name that no other event has: the request's own, unless the client chose it and may choose it again."""
-    return os.urandom(16).hex() if request_id == headers.get("x-request-id") else request_id
-
-
-def _event_ids(batch: Batch, name: str | None, base: str) -> list[str]:
+def _event_ids(
+    batch: Batch, traffic: TrafficColumns, headers: Mapping[str, str], request_id: str
+) -> list[str]:
     """Return the name of every row's event; rows without one of their own are numbered from one name for all."""
-    names = _texts(batch, name, "") if name else []
+    names = _texts(batch, traffic.event_id, "") if traffic.event_id else []
     if names and all(names):
         return names
+    base = _header(headers, traffic.headers.event_id) or _unused(request_id, headers)
     if not any(names):
         return [base, *[f"{base}-{row}" for row in range(1, batch.size)]] if batch.size else []
     return [own or (f"{base}-{row}" if row else base) for row, own in enumerate(names)]
+
+
+def _unused(request_id: str, headers: Mapping[str, str]) -> str:
+    """Return a name that no other event has: the request's own, unless the client chose it and may choose it again."""
+    return os.urandom(16).hex() if request_id == headers.get("x-request-id") else request_id
 
 
 def _times(
