@@ -21,8 +21,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
 
-import mmh3
 import msgspec
+from mmh3 import mmh3_32_uintdigest
 
 from understudy.errors import FlagDocumentError
 
@@ -177,7 +177,6 @@ class Exposure:
         return replace(self, run_id=None, percent=0.0, rings=(), stage=0, lease_expires_at=None, mirror=False)
 
 
-@lru_cache(maxsize=16)
 def weights(percent: float) -> tuple[int, int, int]:
     """Return the weights of challenger, unexposed and control at a stage.
 
@@ -206,20 +205,31 @@ def assign(exposure: Exposure, unit: str | None, now: float, cohorts: Mapping[st
     """
     if not unit or not exposure.live(now) or exposure.contains(cohorts):
         return UNEXPOSED
-    return arms(exposure.model, [unit], weights(exposure.percent_of(cohorts)))[0]
+    return arms(exposure.model, [unit], exposure.percent_of(cohorts))[0]
 
 
-def arms(model: str, units: Iterable[str | None], split: tuple[int, int, int]) -> list[str]:
-    """Return the arm of each unit by its hash alone; the three weights are those of `weights`."""
-    edge, control = split[0], split[0] + split[1]
+def arms(model: str, units: Iterable[str | None], percent: float) -> list[str]:
+    """Return the arm of each unit by its hash alone, where a stage exposes this share of them."""
+    unexposed, control = _edges(percent)
     found = []
     for unit in units:
-        # As bytes: the hash takes the whole process down on a text that is not Unicode, such as a lone surrogate.
-        hashed = mmh3.mmh3_32_uintdigest((model + (unit or "")).encode("utf-8", "surrogatepass"))
-        bucket = (hashed * TOTAL_WEIGHT) >> 32
-        seen = unit and not edge <= bucket < control
-        found.append((CHALLENGER if bucket < edge else CONTROL) if seen else UNEXPOSED)
+        arm = UNEXPOSED
+        if unit:
+            # As bytes: the hash takes the whole process down on a text that is not Unicode, such as a lone surrogate.
+            hashed = mmh3_32_uintdigest((model + unit).encode("utf-8", "surrogatepass"))
+            arm = CHALLENGER if hashed < unexposed else CONTROL if hashed >= control else UNEXPOSED
+        found.append(arm)
     return found
+
+
+@lru_cache(maxsize=16)
+def _edges(percent: float) -> tuple[int, int]:
+    """Return the first hashes of the unexposed and of control; those before are the challenger's.
+
+    flagd puts a hash into the bucket ``(hash * TOTAL_WEIGHT) >> 32``, so a bucket begins at this quotient, rounded up.
+    """
+    challenger, unexposed, _ = weights(percent)
+    return -(-(challenger << 32) // TOTAL_WEIGHT), -(-((challenger + unexposed) << 32) // TOTAL_WEIGHT)
 
 
 def reach(percent: float, rings: Iterable[tuple[str, float]]) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from understudy.exposure import CHALLENGER, UNEXPOSED, Exposure, arms, assign, weights
+from understudy.exposure import CHALLENGER, UNEXPOSED, Exposure, arms, assign
 from understudy.gateway.batch import Batch, spellings
 from understudy.gateway.config import TrafficColumns
 from understudy.gateway.protocol import bad_request
@@ -104,7 +105,7 @@ def route(exposure: Exposure, envelopes: Envelopes, now: float, *, counted: bool
             for unit, cohorts in zip(units, envelopes.cohorts, strict=True)
         ]
     else:
-        decided = arms(exposure.model, units, weights(exposure.percent))
+        decided = arms(exposure.model, units, exposure.percent)
     return Route(tuple(decided), exposure.run_id, exposure.stage)
 
 
@@ -132,13 +133,17 @@ def _texts(batch: Batch, name: str | None, otherwise: str) -> list[str]:
     column = batch.column(name) if name else None
     if column is None:
         return [otherwise] * batch.size
-    for value in column:
-        # The usual: a text that every part of the product takes as it is.
-        if type(value) is not str or not value or not value.isascii():
-            break
-    else:
+    if _plain(column):
         return column
     return [_text(value, name, row) or otherwise for row, value in enumerate(column)]
+
+
+def _plain(column: list[Any]) -> bool:
+    """Return whether all of a column is text that every part of the product takes as it is; usually it is."""
+    try:
+        return all(column) and "".join(column).isascii()
+    except TypeError:
+        return False
 
 
 def _text(value: Any, name: str | None, row: int) -> str:
@@ -164,9 +169,16 @@ def _event_ids(
     if names and all(names):
         return names
     base = _header(headers, traffic.headers.event_id) or _unused(request_id, headers)
+    ends = _ends(batch.size)
     if not any(names):
-        return [base, *[f"{base}-{row}" for row in range(1, batch.size)]] if batch.size else []
-    return [own or (f"{base}-{row}" if row else base) for row, own in enumerate(names)]
+        return [base + end for end in ends]
+    return [own or base + end for own, end in zip(names, ends, strict=True)]
+
+
+@lru_cache(maxsize=4)
+def _ends(size: int) -> list[str]:
+    """Return what follows the common name in the name of each row's event; the first has it alone."""
+    return ["", *[f"-{row}" for row in range(1, size)]][:size]
 
 
 def _unused(request_id: str, headers: Mapping[str, str]) -> str:
