@@ -53,8 +53,8 @@ def main(seconds: float = 2.0, rounds: int = 3, docs: Path = DOCS) -> None:
 
     Args:
         seconds: Length of one measurement.
-        rounds: How often each is made; twice as often for the parts, whose differences are small, and nine times as often for the
-            mirror, whose load is light and varies most.
+        rounds: How often each is made. The parts, whose differences are small, take six times as many of half the length; the
+            mirror, whose load is light and varies most, 24 times as many.
         docs: Where the report goes.
     """
     if why := load.missing():
@@ -72,7 +72,7 @@ def main(seconds: float = 2.0, rounds: int = 3, docs: Path = DOCS) -> None:
         found = Serving(
             made=made("serving", seconds=seconds, rounds=rounds) | {"memory": memory},
             peers=_measured(peers, seconds, rounds),
-            parts=_measured(parts, seconds, 2 * rounds) + _measured(mirrored, seconds, 9 * rounds),
+            parts=_measured(parts, seconds / 2, 6 * rounds) + _measured(mirrored, seconds / 2, 24 * rounds),
             memory={f"{case.told.server}, {case.told.model}": _memory(case.server) for case in peers},
         )
     store(docs, found)

@@ -75,12 +75,15 @@ def read_envelopes(
     Raises:
         MlflowException: A unit, event id or event time cannot be used; the message names row and column, no value.
     """
-    named = traffic.headers
+    named, size = traffic.headers, batch.size
+    # What no column and no header is named for is not looked for: most requests are a single row, which costs microseconds.
     return Envelopes(
-        _texts(batch, traffic.unit, _header(headers, named.unit)),
+        _texts(batch, traffic.unit, _unit_of_all(traffic, headers)),
         _event_ids(batch, traffic, headers, request_id),
-        _times(batch, traffic.event_time, headers, named.event_time, received_at),
-        _cohorts(batch, traffic) if traffic.cohorts else [_NO_COHORTS] * batch.size,
+        _times(batch, traffic, headers, received_at)
+        if traffic.event_time or named.event_time
+        else [received_at] * size,
+        _cohorts(batch, traffic) if traffic.cohorts else [_NO_COHORTS] * size,
     )
 
 
@@ -111,10 +114,12 @@ def route(exposure: Exposure, envelopes: Envelopes, now: float, *, counted: bool
 
 def secrets_in(batch: Batch, traffic: TrafficColumns, headers: Mapping[str, str]) -> set[str]:
     """Return how a message may spell what is private in a request."""
-    return batch.secrets(traffic.secret) | spellings([_header(headers, traffic.headers.unit) or None])
+    return batch.secrets(traffic.secret) | spellings([_unit_of_all(traffic, headers) or None])
 
 
-def _header(headers: Mapping[str, str], name: str | None) -> str:
+def _unit_of_all(traffic: TrafficColumns, headers: Mapping[str, str]) -> str:
+    """Return the unit of every row that has none of its own, or an empty text."""
+    name = traffic.headers.unit
     return headers.get(name, "") if name else ""
 
 
@@ -165,13 +170,12 @@ def _event_ids(
     batch: Batch, traffic: TrafficColumns, headers: Mapping[str, str], request_id: str
 ) -> list[str]:
     """Return the name of every row's event; rows without one of their own are numbered from one name for all."""
-    names = _texts(batch, traffic.event_id, "") if traffic.event_id else []
-    if names and all(names):
-        return names
-    base = _header(headers, traffic.headers.event_id) or _unused(request_id, headers)
+    header = traffic.headers.event_id
+    base = (headers.get(header) if header else None) or _unused(request_id, headers)
     ends = _ends(batch.size)
-    if not any(names):
+    if traffic.event_id is None:
         return [base + end for end in ends]
+    names = _texts(batch, traffic.event_id, "")
     return [own or base + end for own, end in zip(names, ends, strict=True)]
 
 
@@ -187,10 +191,10 @@ def _unused(request_id: str, headers: Mapping[str, str]) -> str:
 
 
 def _times(
-    batch: Batch, name: str | None, headers: Mapping[str, str], header: str | None, received_at: float
+    batch: Batch, traffic: TrafficColumns, headers: Mapping[str, str], received_at: float
 ) -> list[float]:
-    otherwise = received_at
-    if text := _header(headers, header):
+    name, header, otherwise = traffic.event_time, traffic.headers.event_time, received_at
+    if header and (text := headers.get(header)):
         otherwise = _seconds(text, f"Header {header!r} must be a number of seconds since 1970.")
     column = batch.column(name) if name else None
     if column is None:
