@@ -77,7 +77,8 @@ _WHY = """What the gateway costs beyond a bare server is mostly the event log: t
 rows, reaches the operating system before the answer leaves, so that no killed process takes an answered request with it. A line
 of 100 rows is 47 kB, about 100 MB a second under this load, and each row has a pseudonym that is a keyed hash. Where a model is
 as cheap as these, that is a large part of a request; the goals on the log's share are not met for that. The parts below show it:
-the same gateway without its log."""
+the same gateway without its log. [ADR 15](adr/0015-answers-of-a-turn-are-logged-together.md) says what was tried, and why the
+work is not moved to where this figure would not see it."""
 
 
 def made(command: str, **settings: float) -> dict[str, str]:
