@@ -21,7 +21,7 @@ _Row = dict[str, Any]
 _HEAD = """# Faults
 
 Written by `make faults`, last on {date}: {machine}, Python {python}. Each row
-has the load average of the machine over the last minute when its scenario ended; a scenario by itself makes about 2 to 3 of
+has the load average of the machine over the last minute when its scenario ended; a scenario by itself makes less than 2 of
 it. Where it is more, something else of weight ran, and the times of that row are not worth much. `make test` has the same
 scenarios, a second or two each, and `docs/faults.json` has the figures of this page.
 
@@ -32,8 +32,9 @@ Every scenario runs under a steady load of single rows on keep-alive connections
   from a version that had no business to answer; for the mirror's queue, rows that are not accounted for; for a killed
   gateway, torn lines that were not counted; for exposure taken back, times over 1 s. Both must be 0 for a scenario to hold.
 - **Champion's times** are of the units that the champion answers anyway, without and with the fault in turns on the same
-  gateway. On a shared machine two runs without any fault differ as well, which the first row shows. The ratio is reported
-  and decides nothing.
+  gateway. Two runs without any fault differ as well, which the first row shows; and whoever asks sits on the same cores as
+  the challenger, so that one that burns them makes the asking late too. The ratio is reported and decides nothing;
+  [`make bench`](performance.md) has the champion's p99 with a mirror over many rounds.
 
 {verdict}
 
