@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROWS = 10_000_000
-LOGGED = 300_000
+LOGGED = 1_000_000
 GOALS = {"pass": 1.5, "tea": 3.0, "memory": 500.0, "cells": 20.0, "look": 5.0}
 
 _PLAIN = """

@@ -259,9 +259,10 @@ class Totals:
         keep = np.flatnonzero(group >= 0)
         metrics = np.arange(len(self.query.metrics))[:, None]
         place = (arm[keep], metrics, group[keep], stage[keep], bucket[keep])
-        flat = np.ravel_multi_index(np.broadcast_arrays(*place), self._sums.shape[1:])
+        # In one dimension NumPy adds several times as fast as in two.
+        flat = np.ravel_multi_index(np.broadcast_arrays(*place), self._sums.shape[1:]).ravel()
         for quantity, values in zip((_N, _D, _EVENTS), sums, strict=True):
-            np.add.at(self._sums[quantity].reshape(-1), flat, values[:, keep])
+            np.add.at(self._sums[quantity].reshape(-1), flat, values[:, keep].ravel())
 
     def _add_bad(self, increment: Increment, group: NDArray[Any]) -> None:
         metric, row = np.nonzero(increment.bad)
@@ -288,10 +289,12 @@ class Totals:
 
     def _add_hours(self, increment: Increment, sums: Array) -> None:
         hours, at = np.unique(increment.hour, return_inverse=True)
-        found = np.zeros((hours.size, 3, 2, len(self.query.metrics)))
-        for index, values in enumerate((increment.n, sums[_N], sums[_D])):
-            np.add.at(found[:, index], (at, increment.arm), values.T)
-        for hour, values in zip(hours.tolist(), found, strict=True):
+        metrics = np.arange(len(self.query.metrics))[:, None]
+        found = np.zeros((3, hours.size, 2, metrics.size))
+        flat = np.ravel_multi_index(np.broadcast_arrays(at, increment.arm, metrics), found.shape[1:]).ravel()
+        for cells, values in zip(found, (increment.n, sums[_N], sums[_D]), strict=True):
+            np.add.at(cells.reshape(-1), flat, values.ravel())
+        for hour, values in zip(hours.tolist(), found.swapaxes(0, 1), strict=True):
             self._hours[hour] = self._hours[hour] + values if hour in self._hours else values
 
     def _adjusted(self, sums: Array) -> list[Array]:
