@@ -154,12 +154,9 @@ class Exposure:
 
         Who does not say where he belongs is in no ring.
         """
-        widest = self.percent
-        for cohort, percent in self.rings:
-            column, value = column_and_value(cohort)
-            if percent > widest and cohorts.get(column) == value:
-                widest = percent
-        return widest
+        rings = ((column_and_value(cohort), percent) for cohort, percent in self.rings)
+        inside = (percent for (column, value), percent in rings if cohorts.get(column) == value)
+        return max([self.percent, *inside])
 
     def keeps(self, other: Exposure) -> bool:
         """Return whether everybody whom ``other`` exposes is exposed by this one too, to the same version."""
@@ -188,8 +185,7 @@ def weights(percent: float) -> tuple[int, int, int]:
         control shrinks to the rest, but never below ``HOLDBACK_PERCENT``.
     """
     wanted = round(percent * TOTAL_WEIGHT / 100)
-    holdback = round(HOLDBACK_PERCENT * TOTAL_WEIGHT / 100)
-    control = min(wanted, max(TOTAL_WEIGHT - wanted, holdback))
+    control = min(wanted, max(TOTAL_WEIGHT - wanted, round(HOLDBACK_PERCENT * TOTAL_WEIGHT / 100)))
     challenger = min(wanted, TOTAL_WEIGHT - control)
     return challenger, TOTAL_WEIGHT - challenger - control, control
 
@@ -213,21 +209,16 @@ def arms(model: str, units: Iterable[str | None], percent: float) -> list[str]:
     unexposed, control = _edges(percent)
     found = []
     for unit in units:
-        arm = UNEXPOSED
-        if unit:
-            # As bytes: the hash takes the whole process down on a text that is not Unicode, such as a lone surrogate.
-            hashed = mmh3_32_uintdigest((model + unit).encode("utf-8", "surrogatepass"))
-            arm = CHALLENGER if hashed < unexposed else CONTROL if hashed >= control else UNEXPOSED
-        found.append(arm)
+        # As bytes: the hash takes the whole process down on a text that is not Unicode, such as a lone surrogate.
+        hashed = mmh3_32_uintdigest((model + (unit or "")).encode("utf-8", "surrogatepass"))
+        seen = unit and not unexposed <= hashed < control
+        found.append((CHALLENGER if hashed < unexposed else CONTROL) if seen else UNEXPOSED)
     return found
 
 
 @lru_cache(maxsize=16)
 def _edges(percent: float) -> tuple[int, int]:
-    """Return the first hashes of the unexposed and of control; those before are the challenger's.
-
-    flagd puts a hash into the bucket ``(hash * TOTAL_WEIGHT) >> 32``, so a bucket begins at this quotient, rounded up.
-    """
+    """Return the first hashes of the unexposed and of control, where flagd's buckets ``hash * TOTAL_WEIGHT >> 32`` begin."""
     challenger, unexposed, _ = weights(percent)
     return -(-(challenger << 32) // TOTAL_WEIGHT), -(-((challenger + unexposed) << 32) // TOTAL_WEIGHT)
 
@@ -294,8 +285,7 @@ def _content(path: Path) -> bytes:
     # A pipe without a writer would otherwise be waited for.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as stream:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise ValueError("it is no plain file")
         content = stream.read(_LARGEST_DOCUMENT + 1)
     if len(content) > _LARGEST_DOCUMENT:
